@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: process, prediction, loss, spacing and samplers."""

@@ -1,0 +1,79 @@
+"""The family of noise processes, and the levels that samplers walk."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from diffkit.spec import Component
+
+
+@dataclass(frozen=True)
+class Level:
+    """A point on the way from noise to image: x = alpha x0 + sigma eps.
+
+    Attributes:
+        time: The process's time, as the network's input; NaN at the clean end, where no network is called.
+        alpha: The signal level, in [0, 1].
+        sigma: The noise level, >= 0.
+    """
+
+    time: float
+    alpha: float
+    sigma: float
+
+
+CLEAN = Level(time=float("nan"), alpha=1.0, sigma=0.0)
+"""The end of every way: x0 itself."""
+
+
+class Process(Component):
+    """A forward process x_t = alpha(t) x0 + sigma(t) eps, with eps ~ N(0, I).
+
+    Everything else is derived from `alpha` and `sigma`.
+    """
+
+    family = "process"
+
+    steps: int = Field(1000, ge=1)
+    """The number T of times, counted 0..T-1 from least to most noise."""
+
+    @abstractmethod
+    def alpha(self, time: Tensor) -> Tensor:
+        """Return the signal level at integer times ``[N]``: float64 ``[N]``, on the device of `time`."""
+
+    @abstractmethod
+    def sigma(self, time: Tensor) -> Tensor:
+        """Return the noise level at integer times ``[N]``: float64 ``[N]``, on the device of `time`."""
+
+    def log_snr(self, time: Tensor) -> Tensor:
+        """Return log(alpha² / sigma²) at times ``[N]``: float64 ``[N]``."""
+        return 2 * (torch.log(self.alpha(time)) - torch.log(self.sigma(time)))
+
+    def add_noise(self, x0: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """Draw from q(x_t | x_0), given the noise (Ho et al. 2020, eq. 4).
+
+        Args:
+            x0: Images ``[N, C, H, W]``.
+            noise: Standard normal noise of the same shape.
+            time: Integer times ``[N]``.
+
+        Returns:
+            x_t, of the shape and type of `x0`.
+        """
+        alpha, sigma = per_image(self.alpha(time), x0), per_image(self.sigma(time), x0)
+        return alpha * x0 + sigma * noise
+
+    def level(self, time: int) -> Level:
+        """Return the level of one time."""
+        at = torch.tensor([time])
+        return Level(float(time), self.alpha(at).item(), self.sigma(at).item())
+
+
+def per_image(values: Tensor, images: Tensor) -> Tensor:
+    """Shape one value an image ``[N]`` so that it multiplies ``[N, C, H, W]``, in the images' type."""
+    return values.to(images.dtype).view(-1, *[1] * (images.dim() - 1))

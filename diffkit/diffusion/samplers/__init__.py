@@ -1,0 +1,1 @@
+"""Samplers: each one screen of mathematics."""

@@ -1,0 +1,35 @@
+"""The family of samplers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from diffkit.diffusion.denoise import Denoise
+from diffkit.diffusion.process import Level
+from diffkit.spec import Component
+
+Noise = Callable[[], Tensor]
+"""Draws standard normal noise of the images' shape, each image from its own stream."""
+
+
+class Sampler(Component):
+    """Walks from noise to images along given levels.
+
+    A sampler never sees the network, the prediction or the schedule: only `denoise` and the levels.
+    """
+
+    family = "sampler"
+
+    @abstractmethod
+    def sample(self, denoise: Denoise, levels: Sequence[Level], x: Tensor, noise: Noise) -> Tensor:
+        """Return the images x0 that the walk ends at.
+
+        Args:
+            denoise: The model, as estimates of x0 and eps.
+            levels: The levels to visit, strictly falling; the last is the clean end.
+            x: Noisy images ``[N, C, H, W]`` at the first level.
+            noise: Draws fresh noise, for samplers that add some.
+        """

@@ -1,0 +1,1 @@
+"""The parts of the networks, and their assembly."""

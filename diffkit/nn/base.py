@@ -1,0 +1,135 @@
+"""The families of network parts.
+
+A kind is a frozen table of settings with a `build` method. Channel counts never come from a recipe: the
+model computes them and passes them to `build`. The normalisation and the activation are settings of the
+model, which passes them to every part as one `Style`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import nn
+
+from diffkit.data.base import DataInfo
+from diffkit.errors import Problem
+from diffkit.spec import Component
+
+
+class Norm(Component):
+    """A normalisation of feature maps."""
+
+    family = "norm"
+
+    @abstractmethod
+    def build(self, channels: int) -> nn.Module:
+        """Return a module ``[N, channels, H, W]`` to the same shape.
+
+        Raises:
+            ValueError: If the settings don't fit so many channels; the message says what would.
+        """
+
+
+class Activation(Component):
+    """A pointwise non-linearity."""
+
+    family = "activation"
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return a module that keeps the shape of its input."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """What all the parts of one network share."""
+
+    norm: Norm
+    activation: Activation
+
+
+class TimeEmbedding(Component):
+    """Features of a time, before the model's MLP."""
+
+    family = "time_embedding"
+
+    @abstractmethod
+    def build(self, channels: int) -> nn.Module:
+        """Return a module from float32 times ``[N]`` to float32 features ``[N, channels]``.
+
+        Raises:
+            ValueError: If the settings don't fit so many channels.
+        """
+
+
+class ResnetBlock(Component):
+    """A residual block that sees the embedding of time and class."""
+
+    family = "resnet_block"
+
+    @abstractmethod
+    def build(self, in_channels: int, out_channels: int, embedding_channels: int, style: Style) -> nn.Module:
+        """Return a module whose ``forward(x, embedding)`` maps ``[N, in, H, W]`` and ``[N, embedding]``
+        to ``[N, out, H, W]``.
+        """
+
+
+class Attention(Component):
+    """A block that mixes places, with its own normalisation and residual."""
+
+    family = "attention"
+
+    @abstractmethod
+    def build(self, channels: int, style: Style) -> nn.Module:
+        """Return a module ``[N, channels, H, W]`` to the same shape.
+
+        Raises:
+            ValueError: If the settings don't fit so many channels.
+        """
+
+
+class Downsample(Component):
+    """Halves both sides."""
+
+    family = "downsample"
+
+    @abstractmethod
+    def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
+        """Return a module whose ``forward(x, embedding)`` maps ``[N, channels, H, W]`` (H and W even) to
+        ``[N, channels, H/2, W/2]``.
+        """
+
+
+class Upsample(Component):
+    """Doubles both sides."""
+
+    family = "upsample"
+
+    @abstractmethod
+    def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
+        """Return a module whose ``forward(x, embedding)`` maps ``[N, channels, H, W]`` to
+        ``[N, channels, 2H, 2W]``.
+        """
+
+
+class Model(Component):
+    """The network: ``forward(x, time, label) -> output``."""
+
+    family = "model"
+
+    class_conditional: bool = False
+    """Feed the class label to the network. The data set must have labels."""
+
+    @abstractmethod
+    def build(self, data: DataInfo, out_channels: int) -> nn.Module:
+        """Return a module whose ``forward(x, time, label=None)`` maps ``[N, C, H, W]``, float32 times ``[N]``
+        and int64 labels ``[N]`` to ``[N, out_channels, H, W]``.
+
+        A class-conditional network also knows the label ``len(data.classes)``: no class, for
+        classifier-free guidance. Without a label it takes that one.
+        """
+
+    @abstractmethod
+    def problems(self, data: DataInfo) -> list[Problem]:
+        """Return what doesn't fit together or fit the data, with keys relative to the model's table."""

@@ -1,0 +1,1 @@
+"""Recipes: their tables, loading, checking and writing."""

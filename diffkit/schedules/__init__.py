@@ -1,0 +1,1 @@
+"""Beta schedules of discrete diffusion processes."""
