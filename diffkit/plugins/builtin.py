@@ -1,4 +1,7 @@
-"""diffkit as its own first plugin: the only importer of concrete kinds."""
+"""diffkit as its own first plugin: the only importer of concrete kinds.
+
+The imports are inside the functions so that loading this module does not load torch.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,29 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_components() -> Iterable[type[Component]]:
-    """Return every kind that diffkit brings, family by family."""
-    from diffkit.callbacks import KINDS as callbacks
-    from diffkit.data import KINDS as data
-    from diffkit.diffusion import KINDS as diffusion
-    from diffkit.nn import KINDS as nn
-    from diffkit.optim import KINDS as optim
-    from diffkit.schedules import KINDS as schedules
+    """Return every kind that diffkit brings."""
+    return [*_data(), *_schedules(), *_diffusion(), *_nn(), *_optim(), *_callbacks()]
 
-    return [*data, *schedules, *diffusion, *nn, *optim, *callbacks]
+
+def _data() -> list[type[Component]]:
+    return []
+
+
+def _schedules() -> list[type[Component]]:
+    return []
+
+
+def _diffusion() -> list[type[Component]]:
+    return []
+
+
+def _nn() -> list[type[Component]]:
+    return []
+
+
+def _optim() -> list[type[Component]]:
+    return []
+
+
+def _callbacks() -> list[type[Component]]:
+    return []
