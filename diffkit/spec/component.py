@@ -83,6 +83,11 @@ class Component(Spec, ABC):
         return chosen
 
     @classmethod
+    def example_settings(cls) -> dict[str, Any]:
+        """Return settings that make a working example, for tests over all kinds; empty where the defaults do."""
+        return {}
+
+    @classmethod
     def kind_name(cls) -> str:
         """Return the name of this kind in recipes."""
         return str(cls.model_fields["kind"].default)
