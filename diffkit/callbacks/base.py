@@ -10,6 +10,9 @@ from diffkit.spec import Component
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from diffkit.errors import Problem
+    from diffkit.recipe.tables import Recipe
+
 
 class Run(Protocol):
     """A training run, as callbacks and plugins see it.
@@ -36,8 +39,14 @@ class Run(Protocol):
     @property
     def model(self) -> nn.Module: ...  # noqa: D102
 
-    def sample(self, count: int, seed: int = 0) -> Tensor:
-        """Sample images from the averaged weights as the recipe's `[sample]` says: uint8 ``[count, C, H, W]``."""
+    def sample(self, count: int, seed: int = 0, **settings: object) -> Tensor:
+        """Sample images from the averaged weights: uint8 ``[count, C, H, W]``.
+
+        Args:
+            count: Number of images.
+            seed: Image i depends on it and on i only.
+            **settings: Settings of the recipe's `[sample]` table to change.
+        """
 
 
 class Callback(Component):
@@ -49,6 +58,10 @@ class Callback(Component):
     """
 
     family = "callback"
+
+    def problems(self, recipe: Recipe) -> list[Problem]:
+        """Return what doesn't fit the rest of the recipe, with keys relative to the callback's table."""
+        return []
 
     def build(self) -> object:
         """Return the object whose hooks are called, new for each run."""

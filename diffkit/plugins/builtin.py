@@ -41,4 +41,8 @@ def _optim() -> list[type[Component]]:
 
 
 def _callbacks() -> list[type[Component]]:
-    return []
+    from diffkit.callbacks.jsonl import Jsonl
+    from diffkit.callbacks.progress import ProgressBar
+    from diffkit.callbacks.sample_grid import SampleGrid
+
+    return [Jsonl, ProgressBar, SampleGrid]

@@ -12,7 +12,7 @@ from diffkit.recipe.tables import Recipe
 
 def find_problems(recipe: Recipe) -> list[Problem]:
     """Return everything that doesn't fit together, each with its key and a way out."""
-    return [*_process(recipe), *_data_and_model(recipe), *_training(recipe), *_sampling(recipe)]
+    return [*_process(recipe), *_data_and_model(recipe), *_training(recipe), *_sampling(recipe), *_callbacks(recipe)]
 
 
 def _process(recipe: Recipe) -> list[Problem]:
@@ -46,6 +46,14 @@ def _sampling(recipe: Recipe) -> list[Problem]:
     if reason := guidance_refused(recipe, recipe.sample.guidance):
         problems.append(Problem("sample.guidance", reason, recipe.sample.guidance))
     return problems
+
+
+def _callbacks(recipe: Recipe) -> list[Problem]:
+    return [
+        replace(problem, key=f"callbacks[{i}].{problem.key}")
+        for i, callback in enumerate(recipe.callbacks)
+        for problem in callback.problems(recipe)
+    ]
 
 
 def guidance_refused(recipe: Recipe, guidance: float) -> str | None:

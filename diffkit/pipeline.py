@@ -1,0 +1,221 @@
+"""A trained model with all that sampling needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diffkit.data.base import DataInfo
+from diffkit.data.pixels import to_uint8
+from diffkit.diffusion.denoise import Denoise, Denoised
+from diffkit.diffusion.denoiser import make_denoise
+from diffkit.diffusion.generate import generate
+from diffkit.diffusion.process import Level
+from diffkit.errors import CheckpointError, RecipeError, UserError, did_you_mean
+from diffkit.random import ImageNoise, derive_seed
+from diffkit.recipe.load import validate
+from diffkit.recipe.rules import guidance_refused
+from diffkit.recipe.tables import Recipe, Sample
+from diffkit.spec import families
+from diffkit.storage.checkpoint import Header, read_weights
+from diffkit.storage.runs import find_weights
+
+
+def build_network(recipe: Recipe, data: DataInfo, device: torch.device | str = "cpu") -> nn.Module:
+    """Build a recipe's network, with initial weights that follow from the recipe's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(recipe.seed, "weights"))
+        network = recipe.model.build(data, recipe.objective.out_channels(data.channels))
+    return network.to(device)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some of the images of one sampling.
+
+    Attributes:
+        numbers: Which images these are, counted from 0.
+        images: uint8 ``[n, C, H, W]`` on the CPU.
+        labels: Labels ``[n]`` of a class-conditional model, else None.
+    """
+
+    numbers: range
+    images: Tensor
+    labels: Tensor | None
+
+
+class Pipeline:
+    """A network, and the recipe and data that it belongs to.
+
+    Args:
+        recipe: The recipe.
+        data: What the network knows of its images.
+        network: The network; put into evaluation mode.
+        device: Where the network is.
+    """
+
+    def __init__(self, recipe: Recipe, data: DataInfo, network: nn.Module, device: torch.device | str = "cpu") -> None:
+        self.recipe = recipe
+        self.data = data
+        self.network = network.eval()
+        self.device = torch.device(device)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        weights: Literal["ema", "raw"] = "ema",
+        device: torch.device | str = "cpu",
+    ) -> Pipeline:
+        """Load a run folder, a checkpoint folder or a weights file. Runs no code that lies beside it.
+
+        The components that the recipe names must be registered, plugins' too.
+
+        Args:
+            path: The folder or file.
+            weights: The averaged weights or those of the last step.
+            device: Where the network goes.
+
+        Raises:
+            CheckpointError: If there is no whole checkpoint, or its recipe needs a plugin that isn't loaded.
+        """
+        file = find_weights(Path(path), weights)
+        header, tensors = read_weights(file)
+        recipe = recipe_of(header, file)
+        network = build_network(recipe, header.data, device)
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise CheckpointError(f"{file}: the weights don't fit the recipe: {error}") from None
+        return cls(recipe, header.data, network, device)
+
+    def labels_of(self, label: str | int | None, numbers: Sequence[int]) -> Tensor | None:
+        """Return the labels of images: the given class for all, or else the classes in turn.
+
+        Args:
+            label: A class's name or number, or None.
+            numbers: The numbers of the images.
+
+        Raises:
+            UserError: If there is no such class, or the model knows no classes.
+        """
+        classes = self.data.classes
+        if not self.recipe.model.class_conditional:
+            if label is not None:
+                raise UserError(f"label '{label}': the model of '{self.recipe.name}' is not class-conditional")
+            return None
+        if label is None:
+            return torch.tensor([number % len(classes) for number in numbers])
+        return torch.full((len(numbers),), self._class_number(str(label)))
+
+    def _class_number(self, label: str) -> int:
+        classes = self.data.classes
+        if label in classes:
+            return classes.index(label)
+        if label.isdecimal() and int(label) < len(classes):
+            return int(label)
+        raise UserError(f"no class is called '{label}'.{did_you_mean(label, classes)} Known: {', '.join(classes)}")
+
+    def check(self, settings: Sample) -> None:
+        """Check that the model can be sampled with these settings.
+
+        Raises:
+            UserError: If it can not.
+        """
+        if settings.steps > self.recipe.process.steps:
+            most = self.recipe.process.steps
+            raise UserError(f"steps = {settings.steps}: the process has {most} times, so take at most {most} steps")
+        if reason := guidance_refused(self.recipe, settings.guidance):
+            raise UserError(f"guidance = {settings.guidance}: {reason}")
+
+    def sample(self, count: int, *, seed: int = 0, label: str | int | None = None, **settings: Any) -> Tensor:
+        """Sample images: uint8 ``[count, C, H, W]``.
+
+        Args:
+            count: Number of images.
+            seed: Image i depends on it and on i only.
+            label: Class of all images, by name or number; by default the classes in turn.
+            **settings: Settings of the recipe's `[sample]` table to change, such as ``sampler="ddim", steps=50``.
+        """
+        chosen = Sample.model_validate({**self.recipe.sample.model_dump(), **settings})
+        return torch.cat([batch.images for batch in self.batches(count, chosen, seed=seed, label=label)])
+
+    def batches(
+        self,
+        count: int,
+        settings: Sample | None = None,
+        *,
+        seed: int = 0,
+        label: str | int | None = None,
+        on_call: Callable[[int], None] | None = None,
+    ) -> Iterator[Batch]:
+        """Sample images batch by batch.
+
+        Args:
+            count: Number of images in all.
+            settings: How to sample; the recipe's `[sample]` by default.
+            seed: Image i depends on it and on i only.
+            label: Class of all images, by name or number; by default the classes in turn.
+            on_call: Told the number of images in the batch after each call of the network.
+
+        Yields:
+            The batches, in order.
+        """
+        settings = settings or self.recipe.sample
+        self.check(settings)
+        levels = settings.spacing.levels(self.recipe.process, settings.steps)
+        for start in range(0, count, settings.batch_size):
+            numbers = range(start, min(count, start + settings.batch_size))
+            labels = self.labels_of(label, numbers)
+            denoise = make_denoise(
+                self.network,
+                self.recipe.objective,
+                settings.x0_rule,
+                labels=None if labels is None else labels.to(self.device),
+                null_label=len(self.data.classes),
+                guidance=settings.guidance,
+            )
+            noise = ImageNoise(seed, numbers, self.data.shape, self.device)
+            with torch.inference_mode():
+                x0 = generate(_told(denoise, on_call), settings.sampler, levels, noise)
+                images = to_uint8(x0).cpu()
+            yield Batch(numbers, images, labels)
+
+
+def recipe_of(header: Header, source: Path) -> Recipe:
+    """Validate the recipe in a weights file's header.
+
+    Raises:
+        CheckpointError: If it needs a component that isn't there; names the plugin that had it.
+    """
+    try:
+        return validate(header.recipe, str(source), cross_check=False)
+    except RecipeError as error:
+        missing = [f"{kind} of plugin '{owner}'" for kind, owner in header.plugins.items() if not _is_registered(kind)]
+        if missing:
+            needs = ", ".join(missing)
+            raise CheckpointError(f"{source}: needs {needs}: install it, or name its file with --plugin") from None
+        raise CheckpointError(str(error)) from None
+
+
+def _is_registered(component: str) -> bool:
+    family, _, kind = component.partition(".")
+    return family in families() and kind in families()[family].kinds
+
+
+def _told(denoise: Denoise, on_call: Callable[[int], None] | None) -> Denoise:
+    """Tell somebody, such as a progress bar, about each evaluation of the network."""
+    if on_call is None:
+        return denoise
+
+    def telling(x: Tensor, level: Level) -> Denoised:
+        denoised = denoise(x, level)
+        on_call(len(x))
+        return denoised
+
+    return telling

@@ -1,0 +1,220 @@
+"""Checkpoints: folders of safetensors files and one JSON file with their hashes. Nothing is ever pickled.
+
+``model.safetensors`` and ``ema.safetensors`` hold the filled recipe in their header, so that one file is
+enough to sample from.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+import diffkit
+from diffkit.data.base import DataInfo
+from diffkit.errors import CheckpointError
+from diffkit.recipe.load import parse_toml
+from diffkit.recipe.tables import Recipe
+from diffkit.recipe.write import to_toml
+from diffkit.storage.files import delete_folder, new_folder, sha256
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the layout; a newer one is refused."""
+
+MODEL, EMA, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a weights file says of its model.
+
+    Attributes:
+        recipe: The filled recipe, as plain tables.
+        data: What the model knows of its images.
+        plugins: The components that come from plugins, as ``{"family.kind": "plugin"}``.
+        step: Number of optimizer steps taken.
+    """
+
+    recipe: dict[str, Any]
+    data: DataInfo
+    plugins: dict[str, str]
+    step: int
+
+
+def make_header(recipe: Recipe, data: DataInfo, plugins: Mapping[str, str], step: int) -> dict[str, str]:
+    """Write a header as safetensors holds it: text to text."""
+    return {
+        "format": "pt",
+        "diffkit": json.dumps({"format": FORMAT, "version": diffkit.__version__, "step": step}),
+        "recipe": to_toml(recipe),
+        "data": json.dumps({**vars(data)}),
+        "plugins": json.dumps(dict(plugins)),
+    }
+
+
+def read_weights(file: Path) -> tuple[Header, dict[str, Tensor]]:
+    """Read a weights file.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, newer than this diffkit or not diffkit's.
+    """
+    metadata, tensors = _read_safetensors(file)
+    if "diffkit" not in metadata:
+        raise CheckpointError(f"{file}: not a weights file of diffkit: it holds no recipe")
+    try:
+        about = json.loads(metadata["diffkit"])
+        if about["format"] > FORMAT:
+            raise CheckpointError(
+                f"{file}: written by diffkit {about['version']}; this is {diffkit.__version__}: update it"
+            )
+        data = json.loads(metadata["data"])
+        return Header(
+            recipe=parse_toml(metadata["recipe"], str(file)),
+            data=DataInfo(**{**data, "classes": tuple(data["classes"])}),
+            plugins=json.loads(metadata["plugins"]),
+            step=int(about["step"]),
+        ), tensors
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(f"{file}: the header is damaged") from None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint, as training goes on from it.
+
+    Attributes:
+        folder: Where it lies.
+        step: Number of optimizer steps taken.
+        model: The network's weights.
+        ema: The averaged weights.
+        optimizer: The optimizer's tensors, by ``parameter/name``, and the trainer's own.
+    """
+
+    folder: Path
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of the folder of a step's checkpoint."""
+    return f"step-{step:08d}"
+
+
+def write_checkpoint(
+    parent: Path,
+    step: int,
+    header: dict[str, str],
+    model: dict[str, Tensor],
+    ema: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+) -> Path:
+    """Write a checkpoint; it appears whole or not at all. Returns its folder."""
+    folder = parent / checkpoint_name(step)
+    if folder.exists():  # of a run that went on from an older checkpoint than this one: it was damaged
+        delete_folder(folder)
+    with new_folder(folder) as temporary:
+        files = {MODEL: model, EMA: ema, OPTIMIZER: optimizer}
+        for name, tensors in files.items():
+            contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+            metadata = header if name != OPTIMIZER else {"format": "pt"}
+            safetensors.torch.save_file(contiguous, temporary / name, metadata)
+        state = {
+            "format": FORMAT,
+            "version": diffkit.__version__,
+            "step": step,
+            "sha256": {name: sha256(temporary / name) for name in files},
+        }
+        (temporary / STATE).write_text(json.dumps(state, indent=2) + "\n")
+    return folder
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint and verify every file's hash.
+
+    Raises:
+        CheckpointError: If anything is missing, damaged or newer than this diffkit.
+    """
+    step = verify_checkpoint(folder)
+    model, ema, optimizer = (_read_safetensors(folder / name)[1] for name in (MODEL, EMA, OPTIMIZER))
+    return Checkpoint(folder, step, model, ema, optimizer)
+
+
+def verify_checkpoint(folder: Path) -> int:
+    """Check that a checkpoint is whole, by its hashes, and return its step.
+
+    Raises:
+        CheckpointError: If it is not.
+    """
+    try:
+        state = json.loads((folder / STATE).read_text())
+        step, hashes, version = int(state["step"]), dict(state["sha256"]), int(state["format"])
+    except OSError as error:
+        raise CheckpointError(f"{folder / STATE}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{folder / STATE}: damaged") from None
+    if version > FORMAT:
+        raise CheckpointError(
+            f"{folder}: written by diffkit {state.get('version')}, newer than this one: update diffkit"
+        )
+    for name in (MODEL, EMA, OPTIMIZER):
+        try:
+            whole = hashes.get(name) == sha256(folder / name)
+        except OSError as error:
+            raise CheckpointError(f"{folder / name}: cannot be read: {error.strerror}") from None
+        if not whole:
+            raise CheckpointError(f"{folder / name}: damaged: its SHA-256 is not the one in {STATE}")
+    return step
+
+
+def list_checkpoints(parent: Path) -> list[Path]:
+    """Return the checkpoints' folders, oldest first."""
+    return sorted(
+        path for path in parent.glob("step-*") if path.name.removeprefix("step-").isdecimal() and path.is_dir()
+    )
+
+
+def newest_whole(parent: Path) -> Path | None:
+    """Return the newest whole checkpoint; log a warning about each newer one that is damaged."""
+    for folder in reversed(list_checkpoints(parent)):
+        try:
+            verify_checkpoint(folder)
+        except CheckpointError as error:
+            log.warning("passed over: %s", error)
+        else:
+            return folder
+    return None
+
+
+def rotate(parent: Path, keep_last: int, keep_every: int | None) -> None:
+    """Delete all but the newest `keep_last` checkpoints and those whose step is a multiple of `keep_every`."""
+    every = keep_every or math.inf
+    for folder in list_checkpoints(parent)[:-keep_last]:
+        if int(folder.name.removeprefix("step-")) % every != 0:
+            delete_folder(folder)
+
+
+def _too_new(path: Path, version: object) -> CheckpointError:
+    ours = diffkit.__version__
+    return CheckpointError(f"{path}: written by diffkit {version}, and this is {ours}: update diffkit")
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file")
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{file}: damaged, not a readable safetensors file ({error})") from None

@@ -1,0 +1,88 @@
+"""Run folders: their names, their order, and the lock that keeps two trainings apart."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffkit.errors import CheckpointError, UserError, did_you_mean
+from diffkit.storage.checkpoint import EMA, MODEL, STATE, newest_whole
+
+RUNS = Path("runs")
+"""Where runs lie, under the working directory."""
+
+RECIPE, METRICS, CHECKPOINTS, SAMPLES = "recipe.toml", "metrics.jsonl", "checkpoints", "samples"
+
+
+def new_run(name: str, root: Path = RUNS) -> Path:
+    """Make and return the folder ``NAME-N`` with the next free number."""
+    root.mkdir(parents=True, exist_ok=True)
+    number = max([_number(path, name) for path in root.iterdir()], default=0)
+    while True:
+        number += 1
+        with contextlib.suppress(FileExistsError):  # another training was quicker
+            folder = root / f"{name}-{number}"
+            folder.mkdir()
+            return folder
+
+
+def newest_run(root: Path = RUNS, name: str | None = None) -> Path:
+    """Return the run that was started last, of all or of one recipe.
+
+    Raises:
+        UserError: If there is none.
+    """
+    runs = [path for path in root.glob("*") if (path / RECIPE).is_file() and (name is None or _number(path, name))]
+    if not runs:
+        of = f" of '{name}'" if name else ""
+        raise UserError(
+            f"no run{of} under {root.absolute()}: train one first, with: diffkit train {name or 'quickstart'}"
+        )
+    return max(runs, key=lambda path: ((path / RECIPE).stat().st_mtime_ns, path.name))
+
+
+def find_weights(path: Path, weights: str) -> Path:
+    """Return the weights file that a run folder, a checkpoint folder or a file stands for.
+
+    Args:
+        path: What the user named.
+        weights: ``ema`` or ``raw``; has no say where `path` is a file.
+
+    Raises:
+        CheckpointError: If there is no whole checkpoint.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        beside = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise CheckpointError(f"{path}: no such run or checkpoint.{did_you_mean(path.name, beside)}")
+    name = EMA if weights == "ema" else MODEL
+    if (path / STATE).is_file() or (path / name).is_file():
+        return path / name
+    newest = newest_whole(path / CHECKPOINTS)
+    if newest is None:
+        raise CheckpointError(f"{path}: no whole checkpoint in this folder")
+    return newest / name
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for one training. The lock ends with the process, however that ends.
+
+    Raises:
+        UserError: If another process is training in this folder.
+    """
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is training in this folder") from None
+        yield
+
+
+def _number(path: Path, name: str) -> int:
+    match = re.fullmatch(re.escape(name) + r"-(\d+)", path.name)
+    return int(match[1]) if match else 0

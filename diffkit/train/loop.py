@@ -1,0 +1,133 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pluggy
+import torch
+
+from diffkit.callbacks.base import Callback
+from diffkit.errors import Diverged, Interrupted, PluginError, UserError
+from diffkit.recipe.load import read_document, validate
+from diffkit.recipe.tables import Recipe
+from diffkit.recipe.write import to_toml
+from diffkit.storage.checkpoint import newest_whole, read_checkpoint
+from diffkit.storage.files import delete_leftovers, write_atomically
+from diffkit.storage.runs import CHECKPOINTS, RECIPE, locked
+from diffkit.train.hooks import Hooks
+from diffkit.train.resume import check_same
+from diffkit.train.run import TrainingRun
+from diffkit.train.stop import StopRequest
+
+ALWAYS = ("jsonl", "progress")
+"""Callbacks that every run has; a recipe names them only to change their settings."""
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    plugins: pluggy.PluginManager | None = None,
+    stop: StopRequest | None = None,
+) -> None:
+    """Train a recipe in a run folder.
+
+    Args:
+        recipe: The recipe.
+        folder: The run folder; made if missing.
+        device: Where to train.
+        resume: Go on from the folder's newest whole checkpoint, bit for bit as if never stopped.
+        plugins: Loaded plugins whose hooks are called.
+        stop: Lets another thread stop the run; Ctrl-C and SIGTERM stop it in any case.
+
+    Raises:
+        UserError: If the folder holds another run, or something is wrong with data, checkpoint or plugins.
+        Diverged: If the loss is no longer finite. The checkpoints before stay.
+        Interrupted: If the run was stopped; after a checkpoint was written.
+    """
+    stop = stop or StopRequest()
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder), stop.listening(), torch.random.fork_rng(devices=[]):
+        delete_leftovers(folder)
+        (folder / CHECKPOINTS).mkdir(exist_ok=True)
+        delete_leftovers(folder / CHECKPOINTS)
+        _claim(recipe, folder, resume)
+        run = TrainingRun(recipe, folder, recipe.data.info(), recipe.data.open(), torch.device(device))
+        if resume and (newest := newest_whole(folder / CHECKPOINTS)):
+            run.load(read_checkpoint(newest))
+        fit(run, Hooks(plugins, _callbacks(recipe)), stop)
+
+
+def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
+    """Take the steps that are left, with log events, checkpoints and hooks between them."""
+    settings = run.recipe.train
+
+    def pause_here(_: int) -> None:
+        if stop.requested:  # while a callback samples: that can take minutes
+            raise Interrupted
+
+    def save() -> None:
+        hooks.call("on_checkpoint", run=run, path=run.save())
+
+    run.on_network_call = pause_here
+    saved_at = run.step
+    try:
+        hooks.call("on_train_start", run=run)
+        run.start_clock()
+        while run.step < settings.steps:
+            run.take_step()
+            is_last = run.step == settings.steps
+            metrics = run.metrics() if run.step % settings.log_every == 0 or is_last else {}
+            hooks.call("on_train_step", run=run, step=run.step, metrics=metrics)
+            if run.step % settings.checkpoint_every == 0 or is_last:
+                save()
+                saved_at = run.step
+            if stop.requested and not is_last:
+                raise Interrupted
+        hooks.call("on_train_end", run=run, error=None)
+    except (Interrupted, PluginError) as error:
+        if run.step > saved_at:
+            run.save()
+        _end(hooks, run, error)
+        if isinstance(error, PluginError):
+            raise
+        raise Interrupted(f"interrupted at step {run.step}; go on with --run {run.folder} --resume") from None
+    except Diverged as error:
+        _end(hooks, run, error)
+        raise Diverged(f"{error}: try a lower learning rate, or train.grad_clip = 1.0. {_left(run)}") from None
+    except BaseException as error:
+        _end(hooks, run, error)
+        raise
+
+
+def _end(hooks: Hooks, run: TrainingRun, error: BaseException) -> None:
+    """Tell everybody that the run failed. What is raised there must not hide the first error."""
+    try:
+        hooks.call("on_train_end", run=run, error=error)
+    except PluginError as another:
+        error.add_note(str(another))
+
+
+def _left(run: TrainingRun) -> str:
+    newest = newest_whole(run.folder / CHECKPOINTS)
+    return f"The last good checkpoint is {newest}" if newest else "There is no checkpoint yet"
+
+
+def _callbacks(recipe: Recipe) -> tuple[Callback, ...]:
+    named = {callback.kind for callback in recipe.callbacks}
+    return (*recipe.callbacks, *(Callback.choose(kind) for kind in ALWAYS if kind not in named))
+
+
+def _claim(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Write the filled recipe into a new run folder, or check it against the one that is there."""
+    file = folder / RECIPE
+    if file.exists():
+        if not resume:
+            raise UserError(f"{folder}: holds a run already: go on with --resume, or name another folder")
+        check_same(validate(read_document(file), str(file), folder, cross_check=False), recipe, str(file))
+    elif resume:
+        raise UserError(f"{folder}: holds no run to resume: leave --resume away to start one")
+    write_atomically(file, to_toml(recipe))

@@ -1,0 +1,206 @@
+"""A training run: its parts, one step of it, and its checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from diffkit.data.base import DataInfo, Images
+from diffkit.data.batches import Batches
+from diffkit.data.pixels import to_unit
+from diffkit.errors import CheckpointError, Diverged
+from diffkit.optim.average import EmaWeights
+from diffkit.pipeline import Pipeline, build_network
+from diffkit.random import derive_seed, torch_generator
+from diffkit.recipe.tables import Recipe, Sample
+from diffkit.storage.checkpoint import Checkpoint, make_header, rotate, write_checkpoint
+from diffkit.storage.runs import CHECKPOINTS
+from diffkit.train.components import from_plugins
+
+
+class TrainingRun:
+    """All that changes during training, and what it is made of.
+
+    Args:
+        recipe: The recipe.
+        folder: The run folder.
+        data: What the network knows of the images.
+        images: The images.
+        device: Where training runs.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, data: DataInfo, images: Images, device: torch.device) -> None:
+        settings = recipe.train
+        self.recipe, self.folder, self.data, self.device = recipe, folder, data, device
+        self.step = 0
+        self.model = build_network(recipe, data, device)
+        self.batches = Batches(images, settings.batch_size, recipe.seed, recipe.data.flip)
+        self.optimizer = settings.optimizer.build(self.model.parameters())
+        self.ema = EmaWeights(self.model, settings.ema)
+        self.on_network_call: Callable[[int], None] | None = None
+        self._network: nn.Module = torch.compile(self.model) if settings.compile else self.model  # type: ignore[assignment]
+        self._loss_sum = torch.zeros((), device=device)
+        self._loss_count = torch.zeros((), device=device)
+        self._grad_norm = torch.zeros((), device=device)
+        self._clock, self._clock_step = time.perf_counter(), 0
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.recipe.name
+
+    @property
+    def total_steps(self) -> int:
+        """Number of steps of the whole run."""
+        return self.recipe.train.steps
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images of one step."""
+        return self.recipe.train.batch_size
+
+    def take_step(self) -> None:
+        """Take one optimizer step. Nothing in here waits for the device.
+
+        All randomness is a pure function of the seed and the step, so no generator has a state to save.
+        """
+        settings, objective, process = self.recipe.train, self.recipe.objective, self.recipe.process
+        whole, part = settings.batch_size, settings.device_batch_size or settings.batch_size
+        torch.manual_seed(derive_seed(self.recipe.seed, "dropout", self.step))
+        draw = torch_generator(self.device, self.recipe.seed, "step", self.step)
+        times = objective.time_sampling.draw(whole, process, draw)
+        hidden = torch.rand(whole, generator=draw, device=self.device) < objective.label_dropout
+        noise = torch.randn(whole, *self.data.shape, generator=draw, device=self.device)
+
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        for start in range(0, whole, part):
+            rows = slice(start, start + part)
+            pixels, labels = self.batches.batch(self.step, start, start + part)
+            loss = objective.training_loss(
+                self._forward,
+                process,
+                to_unit(pixels.to(self.device, non_blocking=True)),
+                self._shown(labels, hidden[rows]),
+                times[rows],
+                noise[rows],
+            )
+            total = loss.sum() / whole
+            total.backward()
+            self._loss_sum += total.detach()
+        self._loss_count += 1
+        self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
+        factor = settings.lr_schedule.factor(self.step, settings.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.optimizer.lr * factor
+        self.optimizer.step()
+        self.step += 1
+        self.ema.update(self.step)
+
+    def _forward(self, x: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
+        """Call the network in the precision of the recipe."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bfloat16"):
+            output: Tensor = self._network(x, time, label)
+        return output
+
+    def _shown(self, labels: Tensor | None, hidden: Tensor) -> Tensor | None:
+        """Put "no class" in place of the labels that are hidden from the network."""
+        if labels is None or not self.recipe.model.class_conditional:
+            return None
+        return torch.where(hidden, len(self.data.classes), labels.to(self.device, non_blocking=True))
+
+    def metrics(self) -> dict[str, float]:
+        """Return the numbers of a log event, and begin the next interval. Waits for the device.
+
+        Raises:
+            Diverged: If the loss is not finite.
+        """
+        loss = (self._loss_sum / self._loss_count).item()
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss is {loss} at step {self.step}")
+        now = time.perf_counter()
+        seconds, steps = now - self._clock, self.step - self._clock_step
+        self._clock, self._clock_step = now, self.step
+        self._loss_sum.zero_()
+        self._loss_count.zero_()
+        return {
+            "loss": loss,
+            "grad_norm": self._grad_norm.item(),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": steps * self.batch_size / seconds,
+        }
+
+    def start_clock(self) -> None:
+        """Begin to measure speed here."""
+        self._clock, self._clock_step = time.perf_counter(), self.step
+
+    def sample(self, count: int, seed: int = 0, **settings: object) -> Tensor:
+        """Sample images from the averaged weights: uint8 ``[count, C, H, W]``."""
+        began = time.perf_counter()
+        network = copy.deepcopy(self.model)
+        network.load_state_dict(self.ema.state_dict())
+        pipeline = Pipeline(self.recipe, self.data, network, self.device)
+        chosen = Sample.model_validate({**self.recipe.sample.model_dump(), **settings})
+        batches = pipeline.batches(count, chosen, seed=seed, on_call=self.on_network_call)
+        images = torch.cat([batch.images for batch in batches])
+        self._clock += time.perf_counter() - began  # sampling is no training time
+        return images
+
+    def save(self) -> Path:
+        """Write a checkpoint of this step, and delete old ones as the recipe says.
+
+        Raises:
+            Diverged: If a weight is not finite; nothing is written or deleted then.
+        """
+        weights = self.model.state_dict()
+        floating = [tensor for tensor in weights.values() if tensor.is_floating_point()]
+        if not torch.stack([tensor.isfinite().all() for tensor in floating]).all():
+            raise Diverged(f"weights are no longer finite at step {self.step}")
+        header = make_header(self.recipe, self.data, from_plugins(self.recipe), self.step)
+        parent = self.folder / CHECKPOINTS
+        folder = write_checkpoint(parent, self.step, header, weights, self.ema.state_dict(), self._optimizer_tensors())
+        rotate(parent, self.recipe.train.keep_last, self.recipe.train.keep_every)
+        return folder
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, to the bit.
+
+        Raises:
+            CheckpointError: If it is of another model or optimizer.
+        """
+        tensors = dict(checkpoint.optimizer)
+        try:
+            self.model.load_state_dict(checkpoint.model)
+            self.ema.load_state_dict(checkpoint.ema)
+            self._loss_sum.copy_(tensors.pop("trainer/loss_sum"))
+            self._loss_count.copy_(tensors.pop("trainer/loss_count"))
+            self._load_optimizer(tensors)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{checkpoint.folder}: does not fit the recipe: {error}") from None
+        self.step = checkpoint.step
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        """Name the optimizer's tensors by parameter: ``PARAMETER/NAME``."""
+        names = [name for name, _ in self.model.named_parameters()]
+        states = self.optimizer.state_dict()["state"]
+        tensors = {
+            f"{names[number]}/{key}": value
+            for number, state in states.items()
+            for key, value in state.items()
+            if value is not None
+        }
+        return {**tensors, "trainer/loss_sum": self._loss_sum, "trainer/loss_count": self._loss_count}
+
+    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        numbers = {name: number for number, (name, _) in enumerate(self.model.named_parameters())}
+        states: dict[int, dict[str, Tensor]] = {}
+        for place, tensor in tensors.items():
+            parameter, _, key = place.rpartition("/")
+            states.setdefault(numbers[parameter], {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
