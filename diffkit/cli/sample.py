@@ -1,0 +1,57 @@
+"""``diffkit sample``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from diffkit.cli.options import Device, PluginFiles
+
+Format = Literal["png", "npz"]
+
+
+def command(
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder, checkpoint folder or weights file; the newest run by default.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings of the recipe's [sample] table, as key=value.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of sampling steps.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Kind of sampler.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Number of images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Number of images at once.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and on i only.")] = 0,
+    label: Annotated[str | None, typer.Option(help="Class of all images; the classes in turn by default.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Weight of classifier-free guidance.")] = None,
+    weights: Annotated[Literal["ema", "raw"], typer.Option(help="Averaged or last weights.")] = "ema",
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for the images; RUN/samples/sample-N by default.")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="Numbered PNG files, or one npz file.")] = "png",
+    device: Device = "auto",
+    plugin: PluginFiles = None,
+) -> None:
+    """Sample images of a trained model: numbered files and one grid."""
+    from diffkit.cli.common import load_plugins, pick_device
+    from diffkit.pipeline import Pipeline
+    from diffkit.sampling import sample_settings, sample_to_folder
+    from diffkit.storage.runs import newest_run
+
+    load_plugins(plugin)
+    if run is not None and "=" in str(run) and not run.exists():  # sample key=value, of the newest run
+        overrides, run = [str(run), *(overrides or ())], None
+    source = run or newest_run()
+    pipeline = Pipeline.load(source, weights, pick_device(device))
+    options: dict[str, Any] = {
+        "steps": steps,
+        "sampler": sampler,
+        "count": count,
+        "batch_size": batch_size,
+        "guidance": guidance,
+    }
+    settings = sample_settings(pipeline.recipe, options, overrides or ())
+    for file in sample_to_folder(pipeline, settings, source, out=out, seed=seed, label=label, format=format):
+        print(file)

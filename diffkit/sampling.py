@@ -1,0 +1,150 @@
+"""Sampling to files: numbered images, one grid, and a note of how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from diffkit.errors import RecipeError, UserError
+from diffkit.images import grid, save_png
+from diffkit.pipeline import Batch, Pipeline
+from diffkit.recipe.overrides import apply_override
+from diffkit.recipe.tables import Recipe, Sample
+from diffkit.spec import problems_of
+from diffkit.storage.files import write_atomically
+from diffkit.storage.runs import CHECKPOINTS, RECIPE, SAMPLES
+
+IN_GRID = 400
+"""So many images, the first ones, go into the grid."""
+
+
+def sample_settings(recipe: Recipe, options: Mapping[str, Any], overrides: Sequence[str] = ()) -> Sample:
+    """Lay options over a recipe's `[sample]` table.
+
+    Args:
+        recipe: The recipe.
+        options: Settings by name; None leaves the recipe's.
+        overrides: ``key=value`` texts, with keys as in the table.
+
+    Raises:
+        UserError: With every wrong setting.
+    """
+    table = recipe.sample.model_dump(mode="json")
+    table.update({name: value for name, value in options.items() if value is not None})
+    for override in overrides:
+        apply_override(table, override)
+    try:
+        return Sample.model_validate(table)
+    except ValidationError as error:
+        raise RecipeError("settings of sampling", problems_of(error)) from None
+
+
+def sample_to_folder(
+    pipeline: Pipeline,
+    settings: Sample,
+    source: Path,
+    *,
+    out: Path | None = None,
+    seed: int = 0,
+    label: str | int | None = None,
+    format: Literal["png", "npz"] = "png",
+) -> list[Path]:
+    """Sample images into a new folder, with a progress bar.
+
+    Args:
+        pipeline: The model.
+        settings: How to sample; `settings.count` says how many.
+        source: Where the model was loaded from; the run folder decides where `out` is by default.
+        out: The folder; must be new or empty.
+        seed: Image i depends on it and on i only.
+        label: Class of all images; by default the classes in turn.
+        format: ``png``: one file an image; ``npz``: one file with ``images [N, H, W, C]`` and ``labels [N]``.
+
+    Returns:
+        The images' files (or the npz file), and last the grid.
+
+    Raises:
+        UserError: If the folder holds something, or the model can't be sampled so.
+    """
+    pipeline.check(settings)
+    pipeline.labels_of(label, range(0))
+    folder = _new_folder(source, out)
+    batches = _with_progress(pipeline, settings, seed, label)
+    files, kept = _write_png(batches, folder, settings.count) if format == "png" else _write_npz(batches, folder)
+    classes = len(pipeline.data.classes)
+    by_class = pipeline.recipe.model.class_conditional and label is None and classes <= 20
+    picture = folder / "grid.png"
+    save_png(grid(kept, columns=classes if by_class else None), picture, smallest_side=400)
+    about = {"model": str(source), "seed": seed, "label": label, "sample": settings.model_dump(mode="json")}
+    write_atomically(folder / "sample.json", json.dumps(about, indent=2) + "\n")
+    return [*files, picture]
+
+
+def _write_png(batches: Iterator[Batch], folder: Path, count: int) -> tuple[list[Path], torch.Tensor]:
+    files, kept = [], []
+    digits = max(5, len(str(count - 1)))
+    for batch in batches:
+        for number, image in zip(batch.numbers, batch.images, strict=True):
+            files.append(folder / f"{number:0{digits}d}.png")
+            save_png(image, files[-1])
+            if number < IN_GRID:
+                kept.append(image)
+    return files, torch.stack(kept)
+
+
+def _write_npz(batches: Iterator[Batch], folder: Path) -> tuple[list[Path], torch.Tensor]:
+    done = list(batches)
+    images = torch.cat([batch.images for batch in done])
+    labels = [batch.labels for batch in done if batch.labels is not None]
+    arrays = {"images": images.permute(0, 2, 3, 1).contiguous().numpy()}
+    if labels:
+        arrays["labels"] = torch.cat(labels).numpy()
+    file = folder / "images.npz"
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    return [file], images[:IN_GRID]
+
+
+def _with_progress(pipeline: Pipeline, settings: Sample, seed: int, label: str | int | None) -> Iterator[Batch]:
+    columns = (TextColumn("sampling"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=settings.count * settings.steps)
+
+        def advance(images: int) -> None:
+            progress.advance(task, images)
+
+        yield from pipeline.batches(settings.count, settings, seed=seed, label=label, on_call=advance)
+        progress.update(task, completed=settings.count * settings.steps)
+
+
+def _new_folder(source: Path, out: Path | None) -> Path:
+    if out is not None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out}: exists already and is not an empty folder: name another one with --out")
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+    parent = _run_of(source) / SAMPLES
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        try:
+            folder = parent / f"sample-{number}"
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def _run_of(source: Path) -> Path:
+    """Return the run folder that a run, checkpoint or weights file belongs to; else the working directory."""
+    for folder in (source, *source.absolute().parents):
+        if (folder / RECIPE).is_file() and (folder / CHECKPOINTS).is_dir():
+            return folder
+    return Path()
