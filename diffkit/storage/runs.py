@@ -18,15 +18,9 @@ RECIPE, METRICS, CHECKPOINTS, SAMPLES = "recipe.toml", "metrics.jsonl", "checkpo
 
 
 def new_run(name: str, root: Path = RUNS) -> Path:
-    """Make and return the folder ``NAME-N`` with the next free number."""
-    root.mkdir(parents=True, exist_ok=True)
-    number = max([_number(path, name) for path in root.iterdir()], default=0)
-    while True:
-        number += 1
-        with contextlib.suppress(FileExistsError):  # another training was quicker
-            folder = root / f"{name}-{number}"
-            folder.mkdir()
-            return folder
+    """Return the folder ``NAME-N`` with the next number. It is not made yet."""
+    numbers = [_number(path, name) for path in root.iterdir()] if root.is_dir() else []
+    return root / f"{name}-{max(numbers, default=0) + 1}"
 
 
 def newest_run(root: Path = RUNS, name: str | None = None) -> Path:

@@ -49,13 +49,14 @@ def train(
         Interrupted: If the run was stopped; after a checkpoint was written.
     """
     stop = stop or StopRequest()
+    data, images = recipe.data.info(), recipe.data.open()  # before there is a folder: data may be missing
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder), stop.listening(), torch.random.fork_rng(devices=[]):
         delete_leftovers(folder)
         (folder / CHECKPOINTS).mkdir(exist_ok=True)
         delete_leftovers(folder / CHECKPOINTS)
         _claim(recipe, folder, resume)
-        run = TrainingRun(recipe, folder, recipe.data.info(), recipe.data.open(), torch.device(device))
+        run = TrainingRun(recipe, folder, data, images, torch.device(device))
         if resume and (newest := newest_whole(folder / CHECKPOINTS)):
             run.load(read_checkpoint(newest))
         fit(run, Hooks(plugins, _callbacks(recipe)), stop)
