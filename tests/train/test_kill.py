@@ -1,0 +1,85 @@
+"""A run that is killed at any moment goes on to the same bits as one that never was."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SLOW_ENOUGH = [
+    "train.steps=60",
+    "train.checkpoint_every=2",  # so that many kills hit a checkpoint that is being written
+    "train.log_every=4",
+    "train.batch_size=4",
+]
+
+
+def start(recipe, folder, *options):
+    command = [sys.executable, "-m", "diffkit", "train", str(recipe), "--run", str(folder), *options, *SLOW_ENOUGH]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+@pytest.fixture
+def recipe(tiny, tmp_path):
+    from diffkit.recipe.write import to_toml
+
+    file = tmp_path / "tiny.toml"
+    file.write_text(to_toml(tiny()))
+    return file
+
+
+def wait_for_checkpoint(folder, process):
+    while not any((folder / "checkpoints").glob("step-*")):
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.005)
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+
+
+@pytest.mark.timeout(300)
+def test_sigkill_at_random_moments(recipe, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(recipe, whole))
+
+    moments = random.Random(0)
+    kills = 0
+    process = start(recipe, killed)
+    for _ in range(5):
+        wait_for_checkpoint(killed, process)
+        time.sleep(moments.uniform(0, 0.4))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        process = start(recipe, killed, "--resume")
+        time.sleep(moments.uniform(2.0, 3.5))  # past the import of torch
+    finish(process)
+    assert kills >= 2
+
+    end = "checkpoints/step-00000060"
+    for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):
+        ours, theirs = load_file(killed / end / name), load_file(whole / end / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_and_exits_130(recipe, tmp_path, number):
+    process = start(recipe, tmp_path / "run")
+    wait_for_checkpoint(tmp_path / "run", process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted at step" in errors.decode()
+    assert "Traceback" not in errors.decode()
