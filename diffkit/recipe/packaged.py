@@ -26,16 +26,26 @@ def find_recipe(name: str, known: Mapping[str, Path]) -> Path:
         UserError: If there is none; names the nearest.
     """
     path = Path(name)
-    if (path / "recipe.toml").is_file():  # a run folder
-        return path / "recipe.toml"
-    if path.exists() or path.suffix or len(path.parts) != 1:
-        if not path.exists():
-            raise UserError(
-                f"{name}: no such recipe file.{did_you_mean(path.stem, known)} Packaged: {', '.join(known)}"
-            )
-        return path
+    try:
+        if (path / "recipe.toml").is_file():  # a run folder
+            return path / "recipe.toml"
+        if path.exists() and not (path.is_dir() and name in known):
+            return path
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+    if path.suffix or len(path.parts) != 1:
+        raise UserError(f"{name}: no such recipe file.{_hint(path.stem, known)}")
+    return find_packaged(name, known)
+
+
+def find_packaged(name: str, known: Mapping[str, Path]) -> Path:
+    """Return the file of one of the `known` recipes.
+
+    Raises:
+        UserError: If there is none of this name; names the nearest.
+    """
     if name not in known:
-        raise UserError(f"no recipe is called '{name}'.{did_you_mean(name, known)} Packaged: {', '.join(known)}")
+        raise UserError(f"no recipe is called '{name}'.{_hint(name, known)}")
     return known[name]
 
 

@@ -4,7 +4,7 @@ from diffkit.spec.component import Component, families, register, unregister
 from diffkit.spec.describe import KindInfo, Setting, describe_kind
 from diffkit.spec.json_schema import json_schema
 from diffkit.spec.spec import Spec, problems_of
-from diffkit.spec.types import CommandLineText, FilePath, Many
+from diffkit.spec.types import CommandLineText, FilePath, Many, resolve_path
 
 __all__ = [
     "CommandLineText",
@@ -19,5 +19,6 @@ __all__ = [
     "json_schema",
     "problems_of",
     "register",
+    "resolve_path",
     "unregister",
 ]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 import types
 import typing
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 import annotated_types
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from diffkit.spec.component import Component
 from diffkit.spec.spec import Spec
@@ -17,7 +20,16 @@ from diffkit.spec.spec import Spec
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a table."""
+    """One setting of a table.
+
+    Attributes:
+        name: Its name.
+        type: Its type, in words of TOML or the name of a family.
+        default: Its default, as plain values; None where it is required or simply not set.
+        required: Whether a recipe must give it.
+        bounds: What its value must keep to, such as ``>= 0, < 1``; empty without limits.
+        doc: Its description, on one line.
+    """
 
     name: str
     type: str
@@ -25,6 +37,11 @@ class Setting:
     required: bool
     bounds: str
     doc: str
+
+    @property
+    def default_as_toml(self) -> str:
+        """The default as a recipe writes it; ``not set`` where there is none."""
+        return _toml(self.default)
 
 
 @dataclass(frozen=True)
@@ -41,19 +58,19 @@ class KindInfo:
 
     @property
     def summary(self) -> str:
-        """The first line of the docstring."""
-        return self.doc.partition("\n")[0]
+        """The first paragraph of the docstring, on one line."""
+        return " ".join(self.doc.partition("\n\n")[0].split())
 
 
 def describe_kind(kind: type[Component]) -> KindInfo:
     """Collect a registered kind's docstring, settings, owner and place in the source."""
-    _, line = inspect.getsourcelines(kind)
+    file, line = _place(kind)
     return KindInfo(
         family=kind.family,
         kind=kind.kind_name(),
         owner=kind.owners.get(kind.kind_name(), ""),
         doc=inspect.cleandoc(kind.__doc__ or ""),
-        file=inspect.getsourcefile(kind) or "",
+        file=file,
         line=line,
         settings=describe_settings(kind),
     )
@@ -64,29 +81,55 @@ def describe_settings(table: type[Spec]) -> tuple[Setting, ...]:
     return tuple(_setting(name, field) for name, field in table.model_fields.items() if name != "kind")
 
 
+def _place(kind: type[Component]) -> tuple[str, int]:
+    """Return the file and line of a class; a class made by hand in a session has none."""
+    try:
+        return inspect.getsourcefile(kind) or "", inspect.getsourcelines(kind)[1]
+    except (OSError, TypeError):
+        return "", 0
+
+
 def _setting(name: str, field: FieldInfo) -> Setting:
     required = field.is_required()
     default = None if required else field.get_default(call_default_factory=True)
     return Setting(
         name=name,
         type=_type_name(field.annotation),
-        default=default.model_dump() if isinstance(default, Spec) else default,
+        default=to_jsonable_python(default),
         required=required,
-        bounds=", ".join(filter(None, map(_bound, field.metadata))),
+        bounds=", ".join(filter(None, map(_bound, [*field.metadata, *_inner_metadata(field.annotation)]))),
         doc=" ".join((field.description or "").split()),
     )
 
 
-_SIGNS = {annotated_types.Gt: ">", annotated_types.Ge: ">=", annotated_types.Lt: "<", annotated_types.Le: "<="}
+def _inner_metadata(annotation: Any) -> list[Any]:
+    """Return what hangs on the type itself, such as on ``Annotated[int, Field(ge=1)] | None``."""
+    if typing.get_origin(annotation) is Annotated:
+        inner, *metadata = typing.get_args(annotation)
+        return [*_inner_metadata(inner), *(part for item in metadata for part in getattr(item, "metadata", [item]))]
+    return [part for choice in typing.get_args(annotation) for part in _inner_metadata(choice)]
+
+
+_SIGNS = {
+    annotated_types.Gt: ("gt", "> {}"),
+    annotated_types.Ge: ("ge", ">= {}"),
+    annotated_types.Lt: ("lt", "< {}"),
+    annotated_types.Le: ("le", "<= {}"),
+    annotated_types.MultipleOf: ("multiple_of", "a multiple of {}"),
+    annotated_types.MinLen: ("min_length", "at least {} long"),
+    annotated_types.MaxLen: ("max_length", "at most {} long"),
+}
 
 
 def _bound(constraint: Any) -> str:
-    for kind, sign in _SIGNS.items():
+    for kind, (name, words) in _SIGNS.items():
         if isinstance(constraint, kind):
-            return f"{sign} {getattr(constraint, kind.__name__.lower())}"
-    if isinstance(constraint, annotated_types.MinLen):
-        return f"at least {constraint.min_length} items"
-    return ""
+            return words.format(getattr(constraint, name))
+    pattern = getattr(constraint, "pattern", None)
+    return f"matches {pattern}" if pattern else ""
+
+
+_WORDS = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "path", Any: "anything"}
 
 
 def _type_name(annotation: Any) -> str:
@@ -95,13 +138,26 @@ def _type_name(annotation: Any) -> str:
     if origin is Annotated:
         return _type_name(arguments[0])
     if origin is Literal:
-        return " | ".join(f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in arguments)
+        return " or ".join(map(_toml, arguments))
     if origin in (typing.Union, types.UnionType):
-        return " | ".join(_type_name(choice) for choice in arguments if choice is not type(None))
+        return " or ".join(_type_name(choice) for choice in arguments if choice is not type(None))
     if origin is tuple:
-        return f"[{_type_name(arguments[0])}, ...]"
+        return f"array of {_type_name(arguments[0])}"
     if isinstance(annotation, type) and issubclass(annotation, Component):
         return annotation.family
-    return {int: "integer", float: "number", bool: "true | false", str: "text"}.get(
-        annotation, getattr(annotation, "__name__", str(annotation)).lower().replace("posixpath", "path")
-    )
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        return "table"
+    return _WORDS.get(annotation) or ("anything" if isinstance(annotation, TypeVar) else annotation.__name__)
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{name} = {_toml(item)}" for name, item in value.items() if item is not None)
+        return f"{{ {pairs} }}" if pairs else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, bool | str):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)

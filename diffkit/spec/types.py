@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Strict, ValidationInfo
+from pydantic import PlainValidator, Strict, ValidationInfo
 
 T = TypeVar("T")
 
@@ -17,14 +17,30 @@ class CommandLineText(str):
     """Text that came from the command line: a relative path in it starts at the working directory."""
 
 
+def resolve_path(path: str | Path, folder: Path | None) -> Path:
+    """Make a path of a recipe absolute.
+
+    Args:
+        path: The path, as it was written; ``~`` is the user's home.
+        folder: The recipe's folder, where relative paths start; the working directory if there is none.
+
+    Raises:
+        ValueError: If the path cannot be one.
+    """
+    if "\0" in str(path):
+        raise ValueError("a path has no NUL character")
+    start = Path.cwd() if folder is None or isinstance(path, CommandLineText) else folder
+    try:
+        return start.absolute() / Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"the home of this user is not known: {Path(path).parts[0]}") from None
+
+
 def _resolve(value: Any, info: ValidationInfo) -> Any:
-    """Make a path absolute: relative to the recipe's folder, or to the working directory if there is none."""
     if not isinstance(value, str | Path) or str(value) == "":
         raise ValueError('a path is written as text, such as "data/images"')
-    folder = (info.context or {}).get("folder")
-    start = Path.cwd() if folder is None or isinstance(value, CommandLineText) else Path(folder)
-    return start.absolute() / Path(value).expanduser()
+    return resolve_path(value, (info.context or {}).get("folder"))
 
 
-FilePath = Annotated[Path, BeforeValidator(_resolve, json_schema_input_type=str)]
+FilePath = Annotated[Path, PlainValidator(_resolve, json_schema_input_type=str)]
 """A path in a recipe."""

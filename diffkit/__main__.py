@@ -1,0 +1,6 @@
+"""``python -m diffkit``."""
+
+from diffkit.cli.main import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,89 @@
+"""What several commands do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffkit.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffkit.plugins.manager import Plugins
+
+
+def load_plugins(files: Iterable[Path] | None = None) -> Plugins:
+    """Load all plugins and register their components; warn of the broken ones by name.
+
+    Args:
+        files: Further plugins, as Python files.
+
+    Raises:
+        PluginError: If one of the `files` cannot be used.
+    """
+    from diffkit.plugins.manager import Plugins
+
+    plugins = Plugins()
+    plugins.register_components()
+    for file in files or ():
+        plugins.add_file(file)
+    plugins.recipes()  # so that plugins which fail at that are known too
+    warn_of_broken(plugins)
+    return plugins
+
+
+def warn_of_broken(plugins: Plugins) -> None:
+    """Print one line on stderr for each plugin that is left out."""
+    for plugin in plugins.broken():
+        print(f"Warning: {plugin.left_out}", file=sys.stderr)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that a user asked for; ``auto`` is a GPU if there is one.
+
+    Raises:
+        UserError: If torch knows no such device, or has none.
+    """
+    import torch
+
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device '{name}': {str(error).partition(chr(10))[0]}") from None
+    if device.type == "meta":
+        raise UserError("device 'meta': holds no numbers: use cpu or cuda")
+    return device
+
+
+def write_new(file: Path, text: str, *, force: bool = False) -> None:
+    """Write a file that isn't there yet.
+
+    Args:
+        file: The file.
+        text: Its content.
+        force: Write also where a file is.
+
+    Raises:
+        UserError: If a file is there, or none can be written.
+    """
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise UserError(f"{file}: exists already; --force overwrites it") from None
+
+
+def write_or_print(text: str, file: Path | None, *, force: bool = False) -> None:
+    """Write a text into a new file and print where, or print the text itself."""
+    if file is None:
+        sys.stdout.write(text)
+    else:
+        write_new(file, text, force=force)
+        print(file)

@@ -1,0 +1,31 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, a run folder, or the name of a packaged recipe.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings to change, such as train.steps=100. Values are TOML; a bare word is text.",
+    ),
+]
+PluginFiles = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="A Python file with further components. May be given several times."),
+]
+Device = Annotated[
+    str, typer.Option(help="Where torch computes, such as cpu, cuda or cuda:1. auto: a GPU if there is one.")
+]
+OutFile = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write to a file, not to the screen.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
