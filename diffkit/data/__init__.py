@@ -1,1 +1,1 @@
-"""Data sets."""
+"""Data sets, batches of them, and pixels as numbers."""

@@ -1,0 +1,44 @@
+"""Images that are held in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffkit.data.base import Images
+
+
+class InMemory(Images):
+    """Images, and labels if there are any, as tensors.
+
+    Args:
+        pixels: uint8 ``[N, C, H, W]``.
+        labels: int64 ``[N]``, or None.
+
+    Raises:
+        ValueError: If the tensors are not as said.
+    """
+
+    def __init__(self, pixels: Tensor, labels: Tensor | None = None) -> None:
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+            raise ValueError(f"pixels are uint8 [N, C, H, W], not {pixels.dtype} {list(pixels.shape)}")
+        if labels is not None and (labels.dtype != torch.int64 or labels.shape != pixels.shape[:1]):
+            raise ValueError(f"labels are int64 [{len(pixels)}], not {labels.dtype} {list(labels.shape)}")
+        self._pixels = pixels
+        self._labels = labels
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._pixels)
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """Return images as uint8 ``[n, C, H, W]``, on the device where they are held."""
+        return self._pixels[indices.to(self._pixels.device)]
+
+    def labels(self, indices: Tensor) -> Tensor | None:
+        """Return labels as int64 ``[n]``, on the device where they are held; None without labels."""
+        return None if self._labels is None else self._labels[indices.to(self._labels.device)]
+
+    def to(self, device: torch.device | str) -> InMemory:
+        """Return the same images held on another device."""
+        return InMemory(self._pixels.to(device), None if self._labels is None else self._labels.to(device))
