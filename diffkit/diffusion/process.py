@@ -66,14 +66,28 @@ class Process(Component):
             x_t, of the shape and type of `x0`.
         """
         alpha, sigma = per_image(self.alpha(time), x0), per_image(self.sigma(time), x0)
-        return alpha * x0 + sigma * noise
+        return (alpha * x0 + sigma * noise).to(x0.dtype)
 
     def level(self, time: int) -> Level:
-        """Return the level of one time."""
+        """Return the level of one time.
+
+        Raises:
+            ValueError: If the process has no such time.
+        """
+        if not 0 <= time < self.steps:
+            raise ValueError(f"the process has the times 0 to {self.steps - 1}, not {time}")
         at = torch.tensor([time])
         return Level(float(time), self.alpha(at).item(), self.sigma(at).item())
 
 
 def per_image(values: Tensor, images: Tensor) -> Tensor:
-    """Shape one value an image ``[N]`` so that it multiplies ``[N, C, H, W]``, in the images' type."""
-    return values.to(images.dtype).view(-1, *[1] * (images.dim() - 1))
+    """Shape one value an image ``[N]`` so that it multiplies ``[N, C, H, W]``.
+
+    The type is the images', but at least float32: half a float would round the levels.
+    """
+    return values.to(at_least_float32(images.dtype)).view(-1, *[1] * (images.dim() - 1))
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """Return the type to calculate in for images of a type."""
+    return torch.promote_types(dtype, torch.float32)

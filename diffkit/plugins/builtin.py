@@ -21,15 +21,46 @@ def register_components() -> Iterable[type[Component]]:
 
 
 def _data() -> list[type[Component]]:
-    return []
+    from diffkit.data.arrays import Arrays
+    from diffkit.data.cifar10 import Cifar10
+    from diffkit.data.digits import Digits
+    from diffkit.data.image_folder import ImageFolder
+    from diffkit.data.mnist import FashionMnist, Mnist
+
+    return [Arrays, Cifar10, Digits, FashionMnist, ImageFolder, Mnist]
 
 
 def _schedules() -> list[type[Component]]:
-    return []
+    from diffkit.schedules.cosine import Cosine
+    from diffkit.schedules.ramps import Linear, Quadratic, ScaledLinear, Sigmoid, Warmup
+    from diffkit.schedules.simple import Constant, Jsd
+
+    return [Linear, ScaledLinear, Quadratic, Cosine, Sigmoid, Constant, Jsd, Warmup]
 
 
 def _diffusion() -> list[type[Component]]:
-    return []
+    from diffkit.diffusion.ddpm_process import DdpmProcess
+    from diffkit.diffusion.loss import L1, Huber, Mse, PseudoHuber
+    from diffkit.diffusion.prediction import DataPrediction, NoisePrediction, VelocityPrediction
+    from diffkit.diffusion.samplers.ddim import Ddim
+    from diffkit.diffusion.samplers.ddpm import Ddpm
+    from diffkit.diffusion.spacing import Leading, Linspace, QuadraticSpacing, Trailing
+    from diffkit.diffusion.time_sampling import StratifiedTimes, UniformTimes
+    from diffkit.diffusion.variance import FixedLarge, FixedSmall
+    from diffkit.diffusion.weighting import MinSnr, UniformWeighting
+    from diffkit.diffusion.x0_rule import Clip, DynamicThreshold, NoRule
+
+    return [
+        DdpmProcess,
+        *(NoisePrediction, DataPrediction, VelocityPrediction),
+        *(FixedSmall, FixedLarge),
+        *(Mse, L1, Huber, PseudoHuber),
+        *(UniformWeighting, MinSnr),
+        *(UniformTimes, StratifiedTimes),
+        *(Leading, Trailing, Linspace, QuadraticSpacing),
+        *(Clip, DynamicThreshold, NoRule),
+        *(Ddpm, Ddim),
+    ]
 
 
 def _nn() -> list[type[Component]]:
@@ -37,7 +68,11 @@ def _nn() -> list[type[Component]]:
 
 
 def _optim() -> list[type[Component]]:
-    return []
+    from diffkit.optim.ema import Decay, NoEma, WarmupDecay
+    from diffkit.optim.lr_schedules import Constant, Cosine, InverseSqrt, Linear, Warmup
+    from diffkit.optim.optimizers import Adam, AdamW, Sgd
+
+    return [Adam, AdamW, Sgd, Constant, Warmup, Cosine, Linear, InverseSqrt, Decay, WarmupDecay, NoEma]
 
 
 def _callbacks() -> list[type[Component]]:
