@@ -6,7 +6,7 @@ from abc import ABC
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import TypeAdapter, ValidationInfo
+from pydantic import SerializationInfo, TypeAdapter, ValidationInfo
 from pydantic_core import PydanticCustomError, core_schema
 
 from diffkit.errors import PluginError, did_you_mean
@@ -45,7 +45,7 @@ class Component(Spec, ABC):
         return core_schema.with_info_plain_validator_function(
             cls._choose,
             metadata={"family": cls},
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda kind: kind.model_dump()),
+            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
         )
 
     @classmethod
@@ -92,6 +92,15 @@ class Component(Spec, ABC):
     def kind_name(cls) -> str:
         """Return the name of this kind in recipes."""
         return str(cls.model_fields["kind"].default)
+
+
+def _dump(kind: Component, info: SerializationInfo) -> dict[str, Any]:
+    return kind.model_dump(
+        mode=info.mode,
+        exclude_none=info.exclude_none,
+        exclude_defaults=info.exclude_defaults,
+        exclude_unset=info.exclude_unset,
+    )
 
 
 def families() -> dict[str, type[Component]]:
