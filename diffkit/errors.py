@@ -86,7 +86,8 @@ class RecipeError(UserError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest of the `known` words, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+    near = difflib.get_close_matches(word, list(known), n=3)
+    near.sort(key=lambda name: sorted(name) != sorted(word))  # two letters swapped is the likeliest slip
     return f" Did you mean '{near[0]}'?" if near else ""
 
 

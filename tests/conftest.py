@@ -1,9 +1,97 @@
-"""Makes the built-in kinds known before any test is collected, and keeps torch from fighting over the cores."""
+"""Makes the built-in kinds known before any test is collected, and brings a recipe small enough to train in a test."""
 
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 
 from diffkit.plugins import builtin
-from diffkit.spec import register
+from diffkit.recipe.load import validate
+from diffkit.recipe.overrides import apply_override
+from diffkit.recipe.tables import Recipe
+from diffkit.spec import families, register, unregister
 
 register(builtin.register_components(), owner="diffkit")
 torch.set_num_threads(1)
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"kind": "digits"},
+    "process": {"kind": "ddpm", "steps": 20},
+    "model": {
+        "kind": "unet",
+        "channels": 8,
+        "multipliers": [1, 2],
+        "blocks_per_level": 1,
+        "attention_at": [4],
+        "norm": {"kind": "group", "groups": 4},
+        "resnet": {"kind": "ddpm", "dropout": 0.1},
+        "class_conditional": True,
+    },
+    "train": {
+        "steps": 12,
+        "batch_size": 8,
+        "optimizer": {"kind": "adam", "lr": 1e-3},
+        "ema": {"kind": "decay", "decay": 0.9},
+        "grad_clip": 1.0,
+        "log_every": 3,
+        "checkpoint_every": 5,
+    },
+    "sample": {"steps": 5, "count": 4},
+}
+
+
+@pytest.fixture
+def tiny() -> Callable[..., Recipe]:
+    """Makes the tiny recipe, with ``key=value`` overrides."""
+
+    def make(*overrides: str) -> Recipe:
+        document = copy.deepcopy(TINY)
+        for override in overrides:
+            apply_override(document, override)
+        return validate(document, "tiny")
+
+    return make
+
+
+@pytest.fixture
+def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Makes distributions ``diffkit-NAME 1.2`` of one module, which Python finds as if pip had installed them.
+
+    No other plugin is found in such a test, and the kinds of these are forgotten after it.
+    """
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    real = importlib.metadata.entry_points
+
+    def only_these(group: str) -> list[importlib.metadata.EntryPoint]:
+        return [entry for entry in real(group=group) if entry.dist and Path(str(entry.dist.locate_file(""))) == site]
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", only_these)
+
+    def install(name: str, source: str, entry: str | None = None) -> None:
+        (site / f"plugin_of_test_{name}.py").write_text(source)
+        info = site / f"diffkit_{name}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: diffkit-{name}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[diffkit]\n{entry or name} = plugin_of_test_{name}\n")
+
+    yield install
+    for module in [name for name in sys.modules if name.startswith("plugin_of_test_")]:
+        del sys.modules[module]
+    forget_plugins()
+
+
+def forget_plugins() -> None:
+    """Take all kinds out that are not diffkit's own."""
+    owners = {owner for family in families().values() for owner in family.owners.values()}
+    for owner in owners - {"diffkit"}:
+        unregister(owner)

@@ -222,9 +222,6 @@ class Plugins:
 
 def _import_file(path: Path) -> ModuleType:
     name = f"diffkit_plugin_{path.stem}"
-    loaded = sys.modules.get(name)
-    if loaded is not None and loaded.__file__ == str(path):  # its kinds must stay the same classes
-        return loaded
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PluginError("not a Python file")

@@ -111,23 +111,23 @@ def families() -> dict[str, type[Component]]:
 def register(kinds: Iterable[type[Component]], *, owner: str) -> None:
     """Make kinds usable in recipes: all of them or, on an error, none.
 
+    An owner who registers again, such as a plugin file that was loaded anew, replaces its own kinds.
+
     Args:
         kinds: Final subclasses of families.
         owner: Who provides them, for messages.
 
     Raises:
-        PluginError: If something is not a kind, or another owner's kind has the name already.
+        PluginError: If something is not a kind, or two kinds or another owner's kind have one name.
     """
     kinds = list(kinds)
     claimed: dict[tuple[str, str], type[Component]] = {}
     for kind in kinds:
         _check_is_kind(kind, owner)
-        place = (kind.family, kind.kind_name())
-        taken = claimed.get(place) or kind.kinds.get(kind.kind_name())
-        if taken not in (None, kind):
-            by = kind.owners.get(kind.kind_name(), owner)
+        by = kind.owners.get(kind.kind_name(), owner)
+        first = claimed.setdefault((kind.family, kind.kind_name()), kind)
+        if by != owner or first is not kind:
             raise PluginError(f"{kind.family} '{kind.kind_name()}' of {owner} is already provided by {by}")
-        claimed[place] = kind
     for kind in kinds:
         kind.kinds[kind.kind_name()] = kind
         kind.owners[kind.kind_name()] = owner

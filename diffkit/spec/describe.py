@@ -81,6 +81,19 @@ def describe_settings(table: type[Spec]) -> tuple[Setting, ...]:
     return tuple(_setting(name, field) for name, field in table.model_fields.items() if name != "kind")
 
 
+def inner_tables(table: type[Spec]) -> dict[str, type[Spec]]:
+    """Return the plain tables among a table's settings, such as a recipe's `[train]`, by the setting's name."""
+    found = {name: _plain_table(field.annotation) for name, field in table.model_fields.items()}
+    return {name: inner for name, inner in found.items() if inner is not None}
+
+
+def _plain_table(annotation: Any) -> type[Spec] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Spec) and not issubclass(annotation, Component):
+        return annotation
+    choices = (_plain_table(choice) for choice in typing.get_args(annotation))
+    return next((choice for choice in choices if choice is not None), None)
+
+
 def _place(kind: type[Component]) -> tuple[str, int]:
     """Return the file and line of a class; a class made by hand in a session has none."""
     try:

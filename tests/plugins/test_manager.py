@@ -5,9 +5,8 @@ import textwrap
 import pytest
 
 from diffkit.errors import PluginError, RecipeError, UserError
-from diffkit.plugins import builtin
 from diffkit.plugins.manager import Plugins
-from diffkit.spec import families, register, unregister
+from diffkit.spec import families
 
 BLOCK = '''
 from collections.abc import Mapping
@@ -35,32 +34,8 @@ def block(name):
 
 
 @pytest.fixture(autouse=True)
-def only_builtin_kinds():
-    yield
-    owners = {owner for family in families().values() for owner in family.owners.values()}
-    for owner in owners - {"diffkit"}:
-        unregister(owner)
-    register(builtin.register_components(), owner="diffkit")
-
-
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Makes distributions that the import system finds, as pip would."""
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(str(site))
-
-    def install(name, source, entry=None, module=None):
-        module = module or f"plugin_of_test_{name}"
-        (site / f"{module}.py").write_text(textwrap.dedent(source))
-        info = site / f"diffkit_{name}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: diffkit-{name}\nVersion: 1.2\n")
-        (info / "entry_points.txt").write_text(f"[diffkit]\n{entry or name} = {module}\n")
-
-    yield install
-    for module in [name for name in sys.modules if name.startswith("plugin_of_test_")]:
-        del sys.modules[module]
+def install(install_plugin):
+    return install_plugin
 
 
 @pytest.fixture
@@ -172,9 +147,9 @@ def test_a_plugin_file(plugin_file):
 def test_the_same_file_in_a_second_session_of_one_process(plugin_file):
     file = plugin_file("again", block("again"))
     registered().add_file(file)
-    kind = callbacks()["again"]
+    file.write_text(block("again").replace("A callback", "A changed callback"))
     registered().add_file(file)
-    assert callbacks()["again"] is kind
+    assert "changed" in callbacks()["again"].__doc__
 
 
 def test_a_plugin_file_before_registering(plugin_file):

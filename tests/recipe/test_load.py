@@ -4,6 +4,7 @@ import pytest
 
 from diffkit.errors import RecipeError, UserError
 from diffkit.recipe.load import LARGEST_FILE, parse_toml, read_document, read_text, validate
+from diffkit.recipe.tables import Train
 
 
 def message(call, *arguments):
@@ -91,7 +92,7 @@ def test_an_unreadable_file(file, monkeypatch):
         ("a = 1\nb =\n", "not valid TOML: invalid value (at line 2, column 4)"),
         ("a = 1\na = 2", "not valid TOML: cannot overwrite a value (at end of document)"),
         ("[a]\n[a]", "not valid TOML: cannot declare ('a',) twice (at line 2, column 3)"),
-        ('a = "x', 'not valid TOML: expected \'"\' (at end of document)'),
+        ('a = "x', "not valid TOML: unterminated string (at end of document)"),
         ("a = 1" + "0" * 5000, "not usable TOML: a number is too long or arrays are nested too deep"),
         ("a = " + "[" * 100_000, "not usable TOML: a number is too long or arrays are nested too deep"),
         ("a = " + "{a = " * 50_000, "not usable TOML: a number is too long or arrays are nested too deep"),
@@ -126,16 +127,16 @@ def test_all_problems_are_reported_at_once(tiny_document):
 
 def test_an_error_reads_like_this(tiny_document):
     tiny_document["train"]["bach_size"] = 8
-    assert message(validate, tiny_document, "r.toml").splitlines()[:3] == [
-        "r.toml: 1 problem",
-        "  train.bach_size = 8",
-        "    unknown setting. Did you mean 'batch_size'? Allowed here: steps, batch_size, device_batch_size, "
-        "optimizer, lr_schedule, ema, grad_clip, precision, compile, log_every, checkpoint_every, keep_last, keep_every",
-    ]
+    assert message(validate, tiny_document, "r.toml") == (
+        "r.toml: 1 problem\n"
+        "  train.bach_size = 8\n"
+        "    unknown setting. Did you mean 'batch_size'? Allowed here: " + ", ".join(Train.model_fields)
+    )
 
 
 def test_rules_between_tables_come_after_the_tables_themselves(tiny_document):
     tiny_document["sample"] = {"steps": 21, "guidance": 2.0}
+    tiny_document["model"]["class_conditional"] = False
     tiny_document["train"]["device_batch_size"] = 3
     got = message(validate, tiny_document, "r.toml")
     assert "train.device_batch_size = 3\n    must divide train.batch_size = 8" in got

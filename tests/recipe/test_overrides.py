@@ -67,7 +67,10 @@ def test_texts_are_marked_as_the_command_lines():
         ("train..steps=5", "'train..steps=5': an override is key=value, such as train.steps=100"),
         (".=5", "'.=5': an override is key=value, such as train.steps=100"),
         ("train.steps.x=5", "'train.steps.x=5': train.steps is a value, not a table"),
-        ("callbacks.2.every=5", "'callbacks.2.every=5': callbacks.2 must be the number of an item of the array: 0 to 1"),
+        (
+            "callbacks.2.every=5",
+            "'callbacks.2.every=5': callbacks.2 must be the number of an item of the array: 0 to 1",
+        ),
         ("callbacks.x=5", "'callbacks.x=5': callbacks.x must be the number of an item of the array: 0 to 1"),
         ("callbacks.-1=5", "'callbacks.-1=5': callbacks.-1 must be the number of an item of the array: 0 to 1"),
         ("callbacks.²=5", "'callbacks.²=5': callbacks.² must be the number of an item of the array: 0 to 1"),

@@ -116,6 +116,18 @@ def test_registering_again_changes_nothing(world):
     assert world.Block.kinds == {"resnet": world.Resnet, "twice": world.Twice}
 
 
+def test_an_owner_who_registers_again_replaces_its_kinds(world):
+    register([world.Wave], owner="wavelets")
+
+    class Anew(world.Block):
+        """The same, loaded anew."""
+
+        kind: Literal["wave"] = "wave"
+
+    register([Anew], owner="wavelets")
+    assert world.Block.kinds["wave"] is Anew
+
+
 def test_what_is_no_kind_cannot_be_registered(world):
     class Abstract(world.Block):
         kind: Literal["abstract"] = "abstract"
