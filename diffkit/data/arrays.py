@@ -220,7 +220,7 @@ def _explained(path: Path) -> Iterator[None]:
     except MemoryError:
         raise DataError(f"{path}: does not fit into memory: save the images as .npy, which is read as needed") from None
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        if "pickle" in str(error):
+        if "pickle" in str(error) or "Python objects" in str(error):
             reason = "it holds Python objects, which are never loaded: save it as an array of numbers"
         else:
             reason = f"damaged, or not a file of NumPy's ({error})"

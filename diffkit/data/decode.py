@@ -30,7 +30,7 @@ def check_picture(file: Path) -> None:
         UnreadablePictureError: If it is missing, of no known format, or too large.
     """
     try:
-        with Image.open(file, formats=FORMATS) as picture:
+        with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as picture:
             _check_size(picture)
     except Exception as error:
         raise _unreadable(error) from None
@@ -51,8 +51,8 @@ def decode(file: Path, size: tuple[int, int], channels: int, background: str) ->
     Raises:
         UnreadablePictureError: If it is missing, damaged, of no known format, or too large.
     """
-    try:
-        with Image.open(file, formats=FORMATS) as picture:
+    try:  # of a stream, since Pillow maps some TIFF files that it opens by name, and then turns them wrongly
+        with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as picture:
             _check_size(picture)
             upright = ImageOps.exif_transpose(_in_8_bits(picture))
             opaque = _on_background(upright, background).convert("L" if channels == 1 else "RGB")

@@ -51,6 +51,12 @@ def _color(value: Any) -> Any:
     return value
 
 
+def _one_or_three(value: Any) -> Any:
+    if type(value) is not int or value not in (1, 3):  # true is 1 for Python
+        raise ValueError("1 for grey, or 3 for RGB")
+    return value
+
+
 class ImageFolder(Dataset):
     """Pictures in a folder, or in one folder a class: PNG, JPEG, WebP, BMP, GIF (the first frame) and TIFF.
 
@@ -65,7 +71,7 @@ class ImageFolder(Dataset):
     """The folder. Pictures lie in it, or in one folder a class, in folders below that too."""
     size: Size
     """Height and width of the images: one number for squares, or [height, width]."""
-    channels: Literal[1, 3] = 3
+    channels: Annotated[Literal[1, 3], BeforeValidator(_one_or_three, json_schema_input_type=Literal[1, 3])] = 3
     """1 for grey, 3 for RGB."""
     background: Annotated[str, BeforeValidator(_color, json_schema_input_type=str)] = "white"
     """Color behind transparent pixels: white, black, or #rrggbb."""
