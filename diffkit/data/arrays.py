@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +92,8 @@ class Arrays(Dataset):
         with _explained(self.path):
             if self.path.suffix == ".npy":
                 array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+                if not isinstance(array, np.ndarray):
+                    raise DataError(f"{self.path}: this is a .npz file: name it so")
                 return array.shape, array.dtype
             if self.path.suffix == ".npz":
                 return _header_in_npz(self.path, self.images_key, "data.images_key")
@@ -213,13 +214,15 @@ def _explained(path: Path) -> Iterator[None]:
     """Say in one message what is wrong with a file."""
     try:
         yield
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except MemoryError:
         raise DataError(f"{path}: does not fit into memory: save the images as .npy, which is read as needed") from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except Exception as error:  # NumPy's parser of headers raises anything at all on damaged ones
         if "pickle" in str(error) or "Python objects" in str(error):
             reason = "it holds Python objects, which are never loaded: save it as an array of numbers"
         else:

@@ -93,7 +93,7 @@ def _from_archive(archive: Path, names: list[str]) -> dict[str, bytes]:
     """Read members by their exact names. Nothing is written to the disk, whatever the archive says."""
     wanted = {f"{FOLDER}/{name}": name for name in names}
     contents: dict[str, bytes] = {}
-    with tarfile.open(archive, "r|*") as tar:
+    with tarfile.open(archive, "r|gz") as tar:
         for member in tar:
             name = wanted.get(member.name.removeprefix("./"))
             stream = tar.extractfile(member) if name and member.isreg() else None

@@ -39,16 +39,23 @@ def _height_and_width(value: Any) -> Any:
     return tuple(sides)
 
 
+_Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 Size = Annotated[
     tuple[int, int],
-    BeforeValidator(_height_and_width, json_schema_input_type=int | tuple[int, int]),
+    BeforeValidator(_height_and_width, json_schema_input_type=_Side | tuple[_Side, _Side]),
 ]
 
 
+COLOR = "white|black|#[0-9a-fA-F]{6}"
+
+
 def _color(value: Any) -> Any:
-    if not isinstance(value, str) or not re.fullmatch("white|black|#[0-9a-fA-F]{6}", value):
+    if not isinstance(value, str) or not re.fullmatch(COLOR, value):
         raise ValueError('"white", "black", or a color such as "#808080"')
     return value
+
+
+Color = Annotated[str, BeforeValidator(_color, json_schema_input_type=Annotated[str, Field(pattern=f"^({COLOR})$")])]
 
 
 def _one_or_three(value: Any) -> Any:
@@ -73,7 +80,7 @@ class ImageFolder(Dataset):
     """Height and width of the images: one number for squares, or [height, width]."""
     channels: Annotated[Literal[1, 3], BeforeValidator(_one_or_three, json_schema_input_type=Literal[1, 3])] = 3
     """1 for grey, 3 for RGB."""
-    background: Annotated[str, BeforeValidator(_color, json_schema_input_type=str)] = "white"
+    background: Color = "white"
     """Color behind transparent pixels: white, black, or #rrggbb."""
     labels: bool = True
     """Take folders as classes, if there are folders. Without it, all pictures below the root are one set."""

@@ -169,6 +169,36 @@ def test_damaged_files(tmp_path, name):
         Arrays(path=tmp_path / name).open()
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".labels.npy"])
+def test_damaged_files_never_give_another_error(tmp_path, suffix):
+    labels = saved(tmp_path, np.arange(5), "a.labels.npy")
+    images = saved(tmp_path, NHWC, "a.npy")
+    np.savez_compressed(tmp_path / "a.npz", images=NHWC, labels=np.arange(5))
+    data = {
+        ".npy": Arrays(path=images),
+        ".npz": Arrays(path=tmp_path / "a.npz", labels_key="labels"),
+        ".labels.npy": Arrays(path=images, labels_path=labels),
+    }[suffix]
+    content, generator = (tmp_path / f"a{suffix}").read_bytes(), np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(content)
+        for place in generator.integers(0, len(content), 3) % generator.integers(1, len(content) + 1):
+            damaged[place] = generator.integers(256)
+        (tmp_path / f"a{suffix}").write_bytes(damaged)
+        try:
+            data.info()
+            data.open()
+        except DataError as error:
+            assert str(tmp_path) in str(error)
+
+
+def test_a_npz_file_with_another_name(tmp_path):
+    np.savez(tmp_path / "a.npz", images=NHWC)
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(DataError, match=r"a\.npy: this is a \.npz file"):
+        Arrays(path=tmp_path / "a.npy").info()
+
+
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(DataError, match=f"^{tmp_path}/x.npy: no such file$"):
         Arrays(path=tmp_path / "x.npy").info()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -50,3 +52,4 @@ def test_what_is_drawn_can_be_changed_without_harm(kind, with_files):
 def test_written_and_read_again_it_is_the_same(kind, with_files):
     data = with_files(kind)
     assert Dataset.choose(data.model_dump()) == data
+    assert Dataset.choose(json.loads(data.model_dump_json(exclude_none=True))) == data

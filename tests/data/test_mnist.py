@@ -47,6 +47,20 @@ def test_refuses_damaged_idx(tmp_path, idx_bytes, how):
         read_idx(tmp_path / "file", 3)
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_damaged_idx_never_gives_another_error(tmp_path, idx_bytes, pack):
+    content, generator = pack(idx_bytes(ARRAY)), np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        for place in generator.integers(0, len(content), 2):
+            damaged[place] = generator.integers(256)
+        (tmp_path / "file").write_bytes(damaged)
+        try:
+            assert read_idx(tmp_path / "file", 3).shape == ARRAY.shape
+        except DataError as error:
+            assert str(tmp_path) in str(error)
+
+
 def test_idx_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         read_idx(tmp_path, 3)
