@@ -62,9 +62,17 @@ class TimeEmbedding(Component):
             ValueError: If the settings don't fit so many channels.
         """
 
+    def times_known(self) -> int | None:
+        """Return the number T if only the times 0..T-1 have features, or None if all times have."""
+        return None
+
 
 class ResnetBlock(Component):
-    """A residual block that sees the embedding of time and class."""
+    """A residual block that sees the embedding of time and class.
+
+    The embedding that the model passes to blocks and resamplers has gone through the activation already: papers
+    put one before every linear layer that reads it, and once is enough.
+    """
 
     family = "resnet_block"
 
@@ -72,6 +80,9 @@ class ResnetBlock(Component):
     def build(self, in_channels: int, out_channels: int, embedding_channels: int, style: Style) -> nn.Module:
         """Return a module whose ``forward(x, embedding)`` maps ``[N, in, H, W]`` and ``[N, embedding]``
         to ``[N, out, H, W]``.
+
+        Raises:
+            ValueError: If the settings don't fit so many channels.
         """
 
 
@@ -98,6 +109,9 @@ class Downsample(Component):
     def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
         """Return a module whose ``forward(x, embedding)`` maps ``[N, channels, H, W]`` (H and W even) to
         ``[N, channels, H/2, W/2]``.
+
+        Raises:
+            ValueError: If the settings don't fit so many channels.
         """
 
 
@@ -110,6 +124,9 @@ class Upsample(Component):
     def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
         """Return a module whose ``forward(x, embedding)`` maps ``[N, channels, H, W]`` to
         ``[N, channels, 2H, 2W]``.
+
+        Raises:
+            ValueError: If the settings don't fit so many channels.
         """
 
 
@@ -121,6 +138,10 @@ class Model(Component):
     class_conditional: bool = False
     """Feed the class label to the network. The data set must have labels."""
 
+    def times_known(self) -> int | None:
+        """Return the number T if the network only knows the times 0..T-1, or None if it takes any."""
+        return None
+
     @abstractmethod
     def build(self, data: DataInfo, out_channels: int) -> nn.Module:
         """Return a module whose ``forward(x, time, label=None)`` maps ``[N, C, H, W]``, float32 times ``[N]``
@@ -128,6 +149,9 @@ class Model(Component):
 
         A class-conditional network also knows the label ``len(data.classes)``: no class, for
         classifier-free guidance. Without a label it takes that one.
+
+        Raises:
+            ValueError: If `problems` would name any.
         """
 
     @abstractmethod

@@ -64,7 +64,38 @@ def _diffusion() -> list[type[Component]]:
 
 
 def _nn() -> list[type[Component]]:
-    return []
+    from diffkit.nn import activation, attention, downsample, embedding, norm, resnet, upsample
+    from diffkit.nn.unet import UNet
+
+    return [
+        norm.Group,
+        norm.Layer,
+        norm.Rms,
+        activation.Silu,
+        activation.Gelu,
+        activation.Relu,
+        activation.Mish,
+        embedding.Sinusoidal,
+        embedding.Fourier,
+        embedding.LearnedFourier,
+        embedding.Table,
+        resnet.Ddpm,
+        resnet.ScaleShift,
+        attention.FullAttention,
+        attention.EfficientAttention,
+        attention.NoAttention,
+        downsample.ConvDown,
+        downsample.ConvAsymmetric,
+        downsample.AvgPool,
+        downsample.MaxPool,
+        downsample.PixelUnshuffle,
+        upsample.Nearest,
+        upsample.NearestConv,
+        upsample.Transpose,
+        upsample.BilinearConv,
+        upsample.PixelShuffle,
+        UNet,
+    ]
 
 
 def _optim() -> list[type[Component]]:

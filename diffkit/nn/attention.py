@@ -1,0 +1,120 @@
+"""Kinds of attention between the places of a feature map."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from diffkit.nn.base import Attention, Style
+from diffkit.nn.init import linear
+
+
+class FullAttention(Attention):
+    """Every place attends to every other, with a residual.
+
+    y = x + W softmax(Q Kᵀ / sqrt(d)) V with Q, K, V linear in norm(x): Vaswani et al. 2017, eq. 1, placed in the U-Net
+    as Ho et al. 2020, appendix B. Cost grows with the square of the number of places. W starts at zero.
+    """
+
+    kind: Literal["self"] = "self"
+    heads: int = Field(1, ge=1)
+    """Number of heads. It must divide the channels."""
+    head_channels: int | None = Field(None, ge=1)
+    """Channels of one head, where the number of heads should grow with the channels; it then replaces `heads`."""
+
+    def build(self, channels: int, style: Style) -> nn.Module:
+        """Return a module ``[N, channels, H, W]`` to the same shape.
+
+        Raises:
+            ValueError: If the heads or the normalization don't fit the channels.
+        """
+        return SelfAttention(channels, count_heads(channels, self.heads, self.head_channels), style)
+
+
+class EfficientAttention(Attention):
+    """Attention at a cost that is linear in the number of places, with a residual.
+
+    y = x + W softmax_d(Q) (softmax_n(K)ᵀ V), where softmax_d runs over the channels of a head and softmax_n over the
+    places: Shen et al. 2021, "Efficient Attention", eq. 4. W starts at zero.
+    """
+
+    kind: Literal["linear"] = "linear"
+    heads: int = Field(4, ge=1)
+    """Number of heads. It must divide the channels."""
+    head_channels: int | None = Field(None, ge=1)
+    """Channels of one head, where the number of heads should grow with the channels; it then replaces `heads`."""
+
+    def build(self, channels: int, style: Style) -> nn.Module:
+        """Return a module ``[N, channels, H, W]`` to the same shape.
+
+        Raises:
+            ValueError: If the heads or the normalization don't fit the channels.
+        """
+        return LinearAttention(channels, count_heads(channels, self.heads, self.head_channels), style)
+
+
+class NoAttention(Attention):
+    """No attention: the identity."""
+
+    kind: Literal["none"] = "none"
+
+    def build(self, channels: int, style: Style) -> nn.Module:
+        """Return the identity."""
+        return nn.Identity()
+
+
+class _Heads(nn.Module):
+    """Normalization, projections and residual around the attention of several heads."""
+
+    def __init__(self, channels: int, heads: int, style: Style) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = style.norm.build(channels)
+        self.qkv = linear(channels, 3 * channels)
+        self.out = linear(channels, channels, scale=0)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return the attention of heads: ``[N, heads, places, d]`` three times to the same shape."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` plus what its places say to each other, of the same shape."""
+        n, c, h, w = x.shape
+        places = self.norm(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(places).view(n, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = self.out(self.mix(q, k, v).transpose(1, 2).reshape(n, h * w, c))
+        return x + mixed.transpose(1, 2).view(n, c, h, w)  # type: ignore[no-any-return]
+
+
+class SelfAttention(_Heads):
+    """Computes what `FullAttention` says."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return softmax(Q Kᵀ / sqrt(d)) V, by torch's fastest way."""
+        return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+class LinearAttention(_Heads):
+    """Computes what `EfficientAttention` says."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return softmax_d(Q) (softmax_n(K)ᵀ V)."""
+        return q.softmax(-1) @ (k.softmax(-2).transpose(-1, -2) @ v)
+
+
+def count_heads(channels: int, heads: int, head_channels: int | None) -> int:
+    """Return the number of heads that the settings ask for.
+
+    Raises:
+        ValueError: If the channels cannot be split so; lists the numbers that can.
+    """
+    name, size = ("heads", heads) if head_channels is None else ("head_channels", head_channels)
+    if channels % size:
+        fitting = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
+        parts = f"{heads} heads" if head_channels is None else f"heads of {head_channels} channels"
+        raise ValueError(
+            f"{channels} channels cannot be split into {parts}. Allowed for {channels} channels: {name} = {fitting}"
+        )
+    return heads if head_channels is None else channels // head_channels

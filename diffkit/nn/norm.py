@@ -1,0 +1,83 @@
+"""Kinds of normalization."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from diffkit.nn.base import Norm
+
+
+class Group(Norm):
+    """Normalizes groups of channels over all places (GroupNorm).
+
+    y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and variance of each image over a group's channels
+    and all places: Wu & He 2018, "Group Normalization", eq. 1-7.
+    """
+
+    kind: Literal["group"] = "group"
+    groups: int = Field(32, ge=1)
+    """Number of groups. It must divide every number of channels that the network normalizes."""
+    eps: float = Field(1e-6, gt=0)
+    """Added to the variance."""
+
+    def build(self, channels: int) -> nn.Module:
+        """Return a module ``[N, channels, H, W]`` to the same shape.
+
+        Raises:
+            ValueError: If the channels cannot be split into so many equal groups; lists the numbers that can.
+        """
+        if channels % self.groups:
+            fitting = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
+            raise ValueError(
+                f"{channels} channels cannot be split into {self.groups} equal groups. Allowed for {channels} "
+                f"channels: groups = {fitting}"
+            )
+        return nn.GroupNorm(self.groups, channels, self.eps)
+
+
+class Layer(Norm):
+    """Normalizes the channels of each place (LayerNorm).
+
+    y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and variance over the channels: Ba et al. 2016,
+    "Layer Normalization", eq. 4, at every place of the image.
+    """
+
+    kind: Literal["layer"] = "layer"
+    eps: float = Field(1e-6, gt=0)
+    """Added to the variance."""
+
+    def build(self, channels: int) -> nn.Module:
+        """Return a module ``[N, channels, H, W]`` to the same shape."""
+        return _OverChannels(nn.LayerNorm(channels, self.eps))
+
+
+class Rms(Norm):
+    """Scales the channels of each place to a root mean square of one (RMSNorm).
+
+    y = x / sqrt(mean(x²) + eps) * weight, with the mean over the channels: Zhang & Sennrich 2019, "Root Mean Square
+    Layer Normalization", eq. 4, at every place of the image.
+    """
+
+    kind: Literal["rms"] = "rms"
+    eps: float = Field(1e-6, gt=0)
+    """Added to the mean square."""
+
+    def build(self, channels: int) -> nn.Module:
+        """Return a module ``[N, channels, H, W]`` to the same shape."""
+        return _OverChannels(nn.RMSNorm(channels, self.eps))
+
+
+class _OverChannels(nn.Module):
+    """Applies a normalization of the last axis to the channels."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalized maps, of the shape of `x`."""
+        normalized: Tensor = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return normalized

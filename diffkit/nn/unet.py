@@ -1,0 +1,202 @@
+"""The U-Net's settings, and the checks of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, PlainValidator
+
+from diffkit.data.base import DataInfo
+from diffkit.errors import Problem
+from diffkit.nn.base import Activation, Attention, Downsample, Model, Norm, ResnetBlock, Style, TimeEmbedding, Upsample
+from diffkit.nn.network import Level, Parts, UNetNetwork
+from diffkit.spec import Many, Spec
+
+
+def _side_lengths(value: Any) -> Any:
+    if value == "all":
+        return value
+    if not isinstance(value, list | tuple) or not all(type(side) is int and side > 0 for side in value):
+        raise ValueError('should be "all" or an array of side lengths, such as [16, 8]')
+    return tuple(value)
+
+
+SideLengths = Annotated[
+    tuple[int, ...] | Literal["all"],
+    PlainValidator(_side_lengths, json_schema_input_type=list[Annotated[int, Field(gt=0)]] | Literal["all"]),
+]
+"""Side lengths of levels, or all of them."""
+
+
+class LevelOverrides(Spec):
+    """What one level does in its own way. What it leaves out is as in the model's table."""
+
+    channels: int | None = Field(None, ge=1)
+    """Number of channels, in place of the model's channels times the multiplier."""
+    blocks: int | None = Field(None, ge=1)
+    """Number of residual blocks on the way down, in place of `blocks_per_level`; one more on the way up."""
+    resnet: ResnetBlock | None = None
+    """Kind of residual block."""
+    attention: Attention | None = None
+    """Kind of attention after each residual block, whether or not `attention_at` has the level's side."""
+    downsample: Downsample | None = None
+    """How this level's maps are halved for the next level. The last level has none."""
+    upsample: Upsample | None = None
+    """How this level's maps are doubled for the level before. The first level has none."""
+    norm: Norm | None = None
+    """Normalization of the level's parts."""
+    activation: Activation | None = None
+    """Non-linearity of the level's parts."""
+
+
+class UNet(Model):
+    """The U-Net of DDPM, from parts that can be exchanged for all levels or for one.
+
+    Ho et al. 2020, appendix B, after Ronneberger et al. 2015. A 3x3 convolution; on each level residual blocks, each
+    with attention behind it where asked for, then downsampling; in the middle block, attention, block; the same
+    levels back up, with one block more each, which see the outputs of the way down beside their input; at last
+    normalization, activation and a 3x3 convolution that starts at zero. All parts but the resamplers keep the sides.
+
+    The features of the time go through Linear, activation, Linear. The class has a learned vector, which is added.
+    """
+
+    kind: Literal["unet"] = "unet"
+    channels: int = Field(128, ge=1)
+    """Number of channels after the first convolution, and factor of all levels' channels."""
+    multipliers: Many[Annotated[int, Field(ge=1)]] = Field((1, 2, 2, 2), min_length=1, max_length=16)
+    """Channels of each level as multiples of `channels`. One level for each; every level but the last is halved, so
+    the sides of the images must be divisible by 2 to the power of the number of levels less one."""
+    blocks_per_level: int = Field(2, ge=1, le=100)
+    """Number of residual blocks of a level on the way down; one more on the way up."""
+    attention_at: SideLengths = ()
+    """Levels that have attention, by the side of their feature maps (the longer one if they are not square), or
+    "all"."""
+    middle_attention: bool = True
+    """Attention between the two residual blocks in the middle."""
+    embedding: TimeEmbedding = Field("sinusoidal", validate_default=True)
+    """Features of the time: as many as `channels`."""
+    embedding_channels: int | None = Field(None, ge=1)
+    """Size of the embedding of time and class that the blocks see. Four times `channels` by default."""
+    resnet: ResnetBlock = Field("ddpm", validate_default=True)
+    """Kind of residual block."""
+    attention: Attention = Field("self", validate_default=True)
+    """Kind of attention."""
+    downsample: Downsample = Field("conv", validate_default=True)
+    """How the sides are halved."""
+    upsample: Upsample = Field("nearest_conv", validate_default=True)
+    """How the sides are doubled."""
+    norm: Norm = Field("group", validate_default=True)
+    """Normalization of all parts."""
+    activation: Activation = Field("silu", validate_default=True)
+    """Non-linearity of all parts."""
+    levels: Many[LevelOverrides] = ()
+    """One table for each level, from the largest maps on, with what it does in its own way. May be shorter than the
+    number of levels."""
+
+    def times_known(self) -> int | None:
+        """Return the number T if the embedding only knows the times 0..T-1, or None if it takes any."""
+        return self.embedding.times_known()
+
+    def build(self, data: DataInfo, out_channels: int) -> UNetNetwork:
+        """Return the network, for any images of the data's number of channels whose sides can be halved as often.
+
+        Raises:
+            ValueError: If `problems` would name any.
+        """
+        if problems := self.problems(data):
+            raise ValueError("\n".join(map(str, problems)))
+        return UNetNetwork(self, data, out_channels, Parts())
+
+    def problems(self, data: DataInfo) -> list[Problem]:
+        """Return what doesn't fit together or fit the data, with keys relative to the model's table.
+
+        What the parts refuse is found out by building all of them on the meta device, where nothing is allocated.
+        """
+        parts = Parts()
+        with torch.device("meta"):
+            UNetNetwork(self, data, data.channels, parts)
+        return [*self._problems_of_sizes(data), *self._problems_of_levels(data), *parts.problems]
+
+    def _problems_of_sizes(self, data: DataInfo) -> list[Problem]:
+        problems = []
+        halvings = len(self.multipliers) - 1
+        factor = 2**halvings
+        if data.height % factor or data.width % factor:
+            fitting = sum(data.height % 2**n == 0 and data.width % 2**n == 0 for n in range(1, halvings + 1)) + 1
+            low, high = (
+                "x".join(str(max(factor, side // factor * factor + up)) for side in (data.height, data.width))
+                for up in (0, factor)
+            )
+            message = (
+                f"{halvings + 1} levels halve the sides {halvings} times, so both must be divisible by {factor}, and "
+                f"the images are {data.height}x{data.width} (height x width). Allowed: {_count(fitting, 'level')} or "
+                f"fewer, or images of for example {low} or {high}"
+            )
+            problems.append(Problem("multipliers", message, list(self.multipliers)))
+        sides = self._sides(data)
+        missed = [side for side in self.attention_at if side not in sides] if self.attention_at != "all" else []
+        if missed:
+            never = ", ".join(map(str, missed))
+            message = f"no level has maps of side {never}. Allowed for these images: {', '.join(map(str, sides))}"
+            problems.append(Problem("attention_at", message, list(self.attention_at)))
+        return problems
+
+    def _problems_of_levels(self, data: DataInfo) -> list[Problem]:
+        problems = []
+        count = len(self.multipliers)
+        if len(self.levels) > count:
+            message = f"{len(self.levels)} tables for {_count(count, 'level')}. Allowed: one for each of `multipliers` at most"
+            problems.append(Problem("levels", message))
+        if self.levels and self.levels[0].upsample is not None:
+            message = "the first level is not upsampled, as there is no level before it: leave this out"
+            problems.append(Problem("levels[0].upsample", message))
+        if len(self.levels) >= count and self.levels[count - 1].downsample is not None:
+            message = "the last level is not downsampled, as there is no level after it: leave this out"
+            problems.append(Problem(f"levels[{count - 1}].downsample", message))
+        if self.class_conditional and not data.classes:
+            message = "the data set has no labels: leave this out, or choose a data set with labels"
+            problems.append(Problem("class_conditional", message, True))
+        return problems
+
+    def _sides(self, data: DataInfo) -> list[int]:
+        """Return the longer side of each level's maps, as far as the sides can be halved."""
+        return [
+            max(data.height, data.width) >> n
+            for n in range(len(self.multipliers))
+            if data.height % 2**n == 0 and data.width % 2**n == 0
+        ]
+
+    def resolve(self, data: DataInfo) -> list[Level]:
+        """Return the levels from the largest maps on, each with all its settings."""
+        longer = max(data.height, data.width)
+        return [
+            self._level(
+                self.levels[n] if n < len(self.levels) else LevelOverrides(),
+                f"levels[{n}].",
+                self.channels * multiplier,
+                attends=self.attention_at == "all" or longer >> n in self.attention_at,
+            )
+            for n, multiplier in enumerate(self.multipliers)
+        ]
+
+    def resolve_middle(self, channels: int) -> Level:
+        """Return the settings of the middle: the model's own."""
+        return self._level(LevelOverrides(), "", channels, attends=self.middle_attention)
+
+    def _level(self, own: LevelOverrides, prefix: str, channels: int, *, attends: bool) -> Level:
+        names = ("resnet", "attention", "downsample", "upsample", "norm", "activation")
+        return Level(
+            channels=own.channels or channels,
+            blocks=own.blocks or self.blocks_per_level,
+            resnet=own.resnet or self.resnet,
+            attention=own.attention or (self.attention if attends else None),
+            downsample=own.downsample or self.downsample,
+            upsample=own.upsample or self.upsample,
+            style=Style(own.norm or self.norm, own.activation or self.activation),
+            keys={name: name if getattr(own, name) is None else prefix + name for name in names},
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
