@@ -134,10 +134,12 @@ def test_the_recipe_builds_on_the_meta_device(plugins):
 
 
 def test_twenty_steps_lower_the_loss_and_the_checkpoint_can_be_sampled(open_small, tmp_path):
-    recipe = open_small("convnext_digits", "train.steps=20", "train.log_every=4", "train.optimizer.lr=1e-2")
+    recipe = open_small(
+        "convnext_digits", "train.steps=20", "train.log_every=5", "train.batch_size=32", "train.optimizer.lr=1e-2"
+    )
     train(recipe, tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     images = Pipeline.load(tmp_path).sample(3, label=7, guidance=2.0)
     assert images.shape == (3, 1, 8, 8) and images.dtype == torch.uint8
 

@@ -99,7 +99,7 @@ def test_colour_images_with_a_sampler_and_steps_of_their_own(plugins, open_small
         "quickstart",
         "model.class_conditional=false",
         "sample.guidance=1.0",
-        f"data={{kind = 'arrays', images = '{tmp_path}/images.npy'}}",
+        f"data={{kind = 'arrays', path = '{tmp_path}/images.npy'}}",
         "train.steps=1",
         'callbacks=[{kind = "filmstrip", sampler = "ddim", steps = 2, count = 2, name = "fast"}]',
     )
