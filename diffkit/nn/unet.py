@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PlainValidator
+from pydantic import BeforeValidator, Field
 
 from diffkit.data.base import DataInfo
 from diffkit.errors import Problem
@@ -24,7 +24,7 @@ def _side_lengths(value: Any) -> Any:
 
 SideLengths = Annotated[
     tuple[int, ...] | Literal["all"],
-    PlainValidator(_side_lengths, json_schema_input_type=list[Annotated[int, Field(gt=0)]] | Literal["all"]),
+    BeforeValidator(_side_lengths, json_schema_input_type=list[Annotated[int, Field(gt=0)]] | Literal["all"]),
 ]
 """Side lengths of levels, or all of them."""
 
@@ -146,7 +146,7 @@ class UNet(Model):
         problems = []
         count = len(self.multipliers)
         if len(self.levels) > count:
-            message = f"{len(self.levels)} tables for {_count(count, 'level')}. Allowed: one for each of `multipliers` at most"
+            message = f"{len(self.levels)} tables for {_count(count, 'level')}. Allowed: at most one for each level"
             problems.append(Problem("levels", message))
         if self.levels and self.levels[0].upsample is not None:
             message = "the first level is not upsampled, as there is no level before it: leave this out"
