@@ -33,7 +33,7 @@ class InMemory(Images):
 
     def pixels(self, indices: Tensor) -> Tensor:
         """Return images as uint8 ``[n, C, H, W]``, on the device where they are held."""
-        return self._pixels[indices.to(self._pixels.device)]
+        return self._pixels.index_select(0, indices.to(self._pixels.device))  # far quicker than []
 
     def labels(self, indices: Tensor) -> Tensor | None:
         """Return labels as int64 ``[n]``, on the device where they are held; None without labels."""
