@@ -193,6 +193,17 @@ class TestGuidance:
             expected = without + guidance * (with_class - without)
             torch.testing.assert_close(getattr(guided, part), expected, rtol=1e-4, atol=1e-4)
 
+    def test_does_not_enlarge_the_rounding_of_half_precision(self):
+        values = torch.tensor([0.3333, 0.3412], dtype=torch.bfloat16)
+
+        def network(x, time, label):
+            return values[(label != 4).long()].view(-1, 1, 1, 1).expand(x.shape)
+
+        denoise = make_denoise(network, Objective(), NONE, labels=self.labels, null_label=4, guidance=7.3)
+        without, with_class = values.double().tolist()
+        expected = without + 7.3 * (with_class - without)
+        assert denoise(batch()[1], self.level).eps[0, 0, 0, 0].item() == pytest.approx(expected, rel=1e-6)
+
     def test_needs_labels(self, net):
         with pytest.raises(ValueError, match=r"guidance = 2\.0 needs labels"):
             make_denoise(net, Objective(), CLIP, guidance=2.0)

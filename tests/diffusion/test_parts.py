@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -27,6 +27,7 @@ def scalar(value):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
+@settings(deadline=None)
 @given(x0=st.floats(-3, 3), eps=st.floats(-3, 3), angle=angles, scale=st.sampled_from([1.0, 40.0]))
 def test_conversions_invert(prediction, x0, eps, angle, scale):
     """Also where alpha² + sigma² is not 1."""
@@ -38,6 +39,7 @@ def test_conversions_invert(prediction, x0, eps, angle, scale):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
+@settings(deadline=None)
 @given(output=st.floats(-3, 3), x=st.floats(-3, 3), angle=angles)
 def test_any_output_splits_x_and_is_its_own_target(prediction, output, x, angle):
     alpha, sigma, output, x = scalar(math.cos(angle)), scalar(math.sin(angle)), scalar(output), scalar(x)
@@ -207,6 +209,7 @@ def test_each_image_draws_every_time_with_the_same_chance(kind):
         assert chi_square < 25  # 4 degrees of freedom: a chance of 5e-5
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 64), steps=st.integers(1, 200), seed=st.integers(0, 1000))
 def test_stratified_times_leave_no_part_out(count, steps, seed):
     process = Process.choose({"kind": "ddpm", "steps": steps})
@@ -235,6 +238,7 @@ def test_clip_refuses_an_empty_range():
         X0Rule.choose({"kind": "clip", "low": 1.0})
 
 
+@settings(deadline=None)
 @given(quantile=st.floats(0.01, 1.0), size=st.integers(1, 9))
 def test_dynamic_threshold_is_the_quantile_of_each_image(quantile, size):
     x0 = torch.randn(3, 1, size, size, generator=torch.Generator().manual_seed(size), dtype=torch.float64) * 3

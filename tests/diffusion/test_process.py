@@ -47,6 +47,7 @@ def test_sigma_does_not_cancel_where_there_is_little_noise():
     assert process.log_snr(torch.tensor([0])).item() == pytest.approx(-math.log(1e-14), rel=1e-15)
 
 
+@settings(deadline=None)
 @given(kind=schedules, steps=st.integers(1, 1200))
 def test_alpha_bar_falls_strictly_from_1_towards_0(kind, steps):
     process = ddpm(steps=steps, schedule=kind)
@@ -62,6 +63,7 @@ def test_alpha_bar_falls_strictly_from_1_towards_0(kind, steps):
     torch.testing.assert_close(process.log_snr(times), general, rtol=1e-9, atol=1e-9)
 
 
+@settings(deadline=None)
 @given(kind=schedules, steps=st.integers(2, 300), data=st.data())
 def test_noise_of_many_steps_is_composed_of_single_ones(kind, steps, data):
     process = ddpm(steps=steps, schedule=kind)
@@ -74,6 +76,7 @@ def test_noise_of_many_steps_is_composed_of_single_ones(kind, steps, data):
     assert level.sigma**2 == pytest.approx(variance, rel=1e-11)
 
 
+@settings(deadline=None)
 @given(kind=schedules, data=st.data())
 def test_transition_between_neighbours_is_beta(kind, data):
     process = ddpm(steps=200, schedule=kind)
@@ -84,6 +87,7 @@ def test_transition_between_neighbours_is_beta(kind, data):
     assert alpha == pytest.approx(math.sqrt(1 - beta), rel=1e-12)
 
 
+@settings(deadline=None)
 @given(kind=schedules, x0=st.floats(-1, 1), x_t=st.floats(-3, 3), data=st.data())
 def test_posterior_is_bayes_rule(kind, x0, x_t, data):
     process = ddpm(steps=200, schedule=kind)
@@ -139,13 +143,15 @@ class TestEveryProcess:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
     def test_add_noise_rounds_once(self, process, dtype):
         draw = torch.Generator().manual_seed(0)
-        x0, noise = (torch.randn(4, 3, 2, 2, generator=draw).to(dtype) for _ in range(2))
+        x0, noise = (torch.randn(4, 3, 16, 16, generator=draw).to(dtype) for _ in range(2))
         time = torch.tensor([0, 1, 500, 999])
         x = process.add_noise(x0, noise, time)
         assert x.dtype == dtype
         alpha, sigma = (v.view(4, 1, 1, 1) for v in (process.alpha(time), process.sigma(time)))
         exact = alpha * x0.double() + sigma * noise.double()
-        torch.testing.assert_close(x.double(), exact, rtol=torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps / 8)
+        once = 0.51 * torch.finfo(dtype).eps  # a correctly rounded number is within half a unit in the last place
+        calculation = 4 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+        torch.testing.assert_close(x.double(), exact, rtol=once, atol=calculation)
 
 
 def test_tables_are_shared_by_equal_processes_and_not_kept_by_changed_copies():
@@ -202,7 +208,7 @@ def test_a_plugins_bad_schedule_is_named(values, message):
         unregister("test")
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(steps=st.integers(1, 400), time=st.integers(0, 399))
 def test_levels_have_a_time_for_the_network(steps, time):
     if time < steps:

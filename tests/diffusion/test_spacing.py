@@ -29,12 +29,13 @@ def test_every_number_of_steps(spacing, total):
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(total=st.integers(1, 5000), data=st.data())
 def test_any_number_of_steps(spacing, total, data):
     check(spacing, data.draw(st.integers(1, total)), total)
 
 
+@settings(deadline=None)
 @given(total=st.integers(1, 2000), offset=st.integers(0, 3000), data=st.data())
 def test_leading_with_any_offset(total, offset, data):
     check(Spacing.choose({"kind": "leading", "offset": offset}), data.draw(st.integers(1, total)), total)
@@ -61,6 +62,7 @@ def test_five_of_ten(spacing, expected):
 
 
 @pytest.mark.parametrize("kind", ["trailing", "linspace", "quadratic"])
+@settings(deadline=None)
 @given(total=st.integers(1, 2000), data=st.data())
 def test_starts_at_the_noisy_end(kind, total, data):
     assert Spacing.choose(kind).times(data.draw(st.integers(1, total)), total)[0] == total - 1

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
@@ -113,6 +113,7 @@ def test_nesterov_needs_momentum():
 
 
 @pytest.mark.parametrize("schedule", kinds_of(LrSchedule))
+@settings(deadline=None)
 @given(total=st.integers(1, 10**6), data=st.data())
 def test_every_factor_is_between_0_and_1(schedule, total, data):
     assert 0 <= schedule.factor(data.draw(st.integers(0, total - 1)), total) <= 1

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -101,6 +101,7 @@ def test_an_end_that_is_no_beta_is_refused(end):
         BetaSchedule.choose({"kind": "linear", "end": end})
 
 
+@settings(deadline=None)
 @given(start=st.floats(1e-6, 0.1), more=st.floats(0, 0.1), steps=st.integers(1, 300))
 def test_ramps_stay_between_their_ends(start, more, steps):
     end = start + more
