@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from diffkit.cli.options import Overrides, PluginFiles, RecipeName
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from diffkit.recipe.tables import Recipe
 
 
@@ -15,11 +17,12 @@ def command(recipe: RecipeName, overrides: Overrides = None, plugin: PluginFiles
     from diffkit.cli.common import load_plugins
 
     checked = load_plugins(plugin).open_recipe(recipe, overrides or ())
-    print(f"{checked.name}: ok, {count_parameters(checked):,} parameters")
+    parameters = sum(parameter.numel() for parameter in build_on_meta(checked).parameters())
+    print(f"{checked.name}: ok, {parameters:,} parameters")
 
 
-def count_parameters(recipe: Recipe) -> int:
-    """Build a recipe's network on the meta device, where it takes no memory, and count its parameters.
+def build_on_meta(recipe: Recipe) -> nn.Module:
+    """Build a recipe's network on the meta device, where it takes no memory.
 
     Raises:
         RecipeError: If the network cannot be built.
@@ -31,7 +34,6 @@ def count_parameters(recipe: Recipe) -> int:
 
     try:
         with torch.device("meta"):
-            network = build_network(recipe, recipe.data.info(), "meta")
+            return build_network(recipe, recipe.data.info(), "meta")
     except (ValueError, RuntimeError) as error:  # torch raises RuntimeError for tensors that no machine can hold
         raise RecipeError(recipe.name, [Problem("model", f"cannot be built: {error}")]) from None
-    return sum(parameter.numel() for parameter in network.parameters())

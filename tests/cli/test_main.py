@@ -191,7 +191,7 @@ def test_plugins_commands_are_listed_and_run(diffkit, install_plugin):
     assert diffkit("many", "one").out == "one\n"
     assert diffkit("many", "two").code == 5
     assert "Did you mean 'shout'?" in diffkit("shuot").err
-    assert "Missing argument 'WORD'" in diffkit("shout").err
+    assert "Missing argument 'word'" in diffkit("shout").err
 
 
 def test_a_plugins_command_that_fails_is_named(diffkit, install_plugin):

@@ -1,0 +1,28 @@
+import re
+
+import pytest
+
+
+def test_layers_and_totals(diffkit):
+    done = diffkit("summary", "ddpm_cifar")
+    assert (done.code, done.err) == (0, "")
+    rows = [line.split() for line in done.out.splitlines()]
+    total = next(row for row in rows if row and row[0] == "total")
+    assert total[1] == "35,746,307"
+    flops = int(total[2].replace(",", ""))
+    assert flops == sum(int(row[-1].replace(",", "")) for row in rows if len(row) == 5 and row[0] != "layer")
+    assert any(row[1:3] == ["Conv2d", "128×32×32"] for row in rows)
+
+
+def test_a_pipe_gets_whole_lines(diffkit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    out = diffkit("summary", "quickstart").out
+    assert re.search(r"^ +total +[\d,]+ +[\d,]+ *$", out, re.MULTILINE)
+    assert "…" not in out
+
+
+@pytest.mark.parametrize("command", ["summary", "fill", "validate"])
+def test_a_mistake(diffkit, command):
+    done = diffkit(command, "quickstart", "seed=-1")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith(": 1 problem\n  seed = -1\n    should be greater than or equal to 0\n")
