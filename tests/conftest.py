@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from diffkit.plugins import builtin
 from diffkit.recipe.load import validate
@@ -20,6 +21,8 @@ from diffkit.spec import families, register, unregister
 
 register(builtin.register_components(), owner="diffkit")
 torch.set_num_threads(1)
+settings.register_profile("diffkit", deadline=None)  # a busy machine is no fault
+settings.load_profile("diffkit")
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -48,17 +51,26 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.fixture
+def tiny_recipe(*overrides: str) -> Recipe:
+    """Make the tiny recipe, with ``key=value`` overrides."""
+    document = copy.deepcopy(TINY)
+    for override in overrides:
+        apply_override(document, override)
+    return validate(document, "tiny")
+
+
+@pytest.fixture(scope="session")
 def tiny() -> Callable[..., Recipe]:
     """Makes the tiny recipe, with ``key=value`` overrides."""
+    return tiny_recipe
 
-    def make(*overrides: str) -> Recipe:
-        document = copy.deepcopy(TINY)
-        for override in overrides:
-            apply_override(document, override)
-        return validate(document, "tiny")
 
-    return make
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tiny recipe. Tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny-1"
+    train(tiny_recipe(), folder)
+    return folder
 
 
 @pytest.fixture
