@@ -18,6 +18,7 @@ from diffkit.recipe.load import validate
 from diffkit.recipe.overrides import apply_override
 from diffkit.recipe.tables import Recipe
 from diffkit.spec import families, register, unregister
+from diffkit.train.loop import train
 
 register(builtin.register_components(), owner="diffkit")
 torch.set_num_threads(1)

@@ -28,11 +28,11 @@ class Train(Spec):
     device_batch_size: int | None = Field(None, ge=1)
     """Number of images that go through the network at once; gradients of several such parts add up to one
     step. The whole batch by default."""
-    optimizer: Optimizer = Field("adam")
+    optimizer: Optimizer = Field("adam", validate_default=True)
     """What turns gradients into steps."""
-    lr_schedule: LrSchedule = Field("constant")
+    lr_schedule: LrSchedule = Field("constant", validate_default=True)
     """The learning rate over the run."""
-    ema: Ema = Field("decay")
+    ema: Ema = Field("decay", validate_default=True)
     """The average of the weights that sampling uses."""
     grad_clip: float | None = Field(None, gt=0)
     """Largest norm of all gradients together; larger ones are scaled down to it. No limit by default."""
@@ -53,13 +53,13 @@ class Train(Spec):
 class Sample(Spec):
     """How images are sampled, unless the command line says otherwise."""
 
-    sampler: Sampler = Field("ddpm")
+    sampler: Sampler = Field("ddpm", validate_default=True)
     """The way from noise to images."""
     steps: int = Field(1000, ge=1)
     """Number of levels that the sampler denoises at, at most the process's."""
-    spacing: Spacing = Field("trailing")
+    spacing: Spacing = Field("trailing", validate_default=True)
     """Which of the process's times are visited."""
-    x0_rule: X0Rule = Field("clip")
+    x0_rule: X0Rule = Field("clip", validate_default=True)
     """What happens to an estimated x0 outside of [-1, 1]."""
     guidance: float = 1.0
     """Weight w of classifier-free guidance: 0 is unconditional, 1 conditional, more exaggerates the class."""
@@ -80,15 +80,15 @@ class Recipe(Spec):
     """Python files with further components, loaded before the rest of the recipe is read."""
     data: Dataset
     """The images."""
-    process: Process = Field("ddpm")
+    process: Process = Field("ddpm", validate_default=True)
     """How noise is added."""
-    objective: Objective = Field({})
+    objective: Objective = Field({}, validate_default=True)
     """What the network learns."""
     model: Model
     """The network."""
     train: Train
     """How the network is trained."""
-    sample: Sample = Field({})
+    sample: Sample = Field({}, validate_default=True)
     """How images are sampled."""
     callbacks: Many[Callback] = ()
     """What watches the training, besides `progress` and `jsonl`, which every run has."""

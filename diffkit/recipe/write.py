@@ -71,4 +71,5 @@ def _inline(value: Any) -> Item:
         for item in value:
             array.append(_inline(item))
         return array
-    return tomlkit.item(value)
+    scalar: Item = tomlkit.item(value)
+    return scalar

@@ -74,9 +74,7 @@ def read_weights(file: Path) -> tuple[Header, dict[str, Tensor]]:
     try:
         about = json.loads(metadata["diffkit"])
         if about["format"] > FORMAT:
-            raise CheckpointError(
-                f"{file}: written by diffkit {about['version']}; this is {diffkit.__version__}: update it"
-            )
+            raise _too_new(file, about["version"])
         data = json.loads(metadata["data"])
         return Header(
             recipe=parse_toml(metadata["recipe"], str(file)),
@@ -165,9 +163,7 @@ def verify_checkpoint(folder: Path) -> int:
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{folder / STATE}: damaged") from None
     if version > FORMAT:
-        raise CheckpointError(
-            f"{folder}: written by diffkit {state.get('version')}, newer than this one: update diffkit"
-        )
+        raise _too_new(folder, state.get("version"))
     for name in (MODEL, EMA, OPTIMIZER):
         try:
             whole = hashes.get(name) == sha256(folder / name)

@@ -45,7 +45,9 @@ class Hooks:
 
     def _who(self, hook: str, error: Exception) -> str:
         """Find whose function the traceback passes through."""
-        owners = {_code(impl): impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls()}
+        owners: dict[object, str] = {
+            _code(impl): impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls()
+        }
         trace = error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_code in owners:

@@ -92,7 +92,7 @@ class TrainingRun:
                 noise[rows],
             )
             total = loss.sum() / whole
-            total.backward()
+            torch.autograd.backward(total)
             self._loss_sum += total.detach()
         self._loss_count += 1
         self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
