@@ -27,9 +27,7 @@ def command(
     label: Annotated[str | None, typer.Option(help="Class of all images; the classes in turn by default.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Weight of classifier-free guidance.")] = None,
     weights: Annotated[Literal["ema", "raw"], typer.Option(help="Averaged or last weights.")] = "ema",
-    out: Annotated[
-        Path | None, typer.Option(help="New folder; RUN/samples/sample-N by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder; RUN/samples/sample-N by default.")] = None,
     format: Annotated[Format, typer.Option(help="Numbered PNG files, or one npz file.")] = "png",
     device: Device = "auto",
     plugin: PluginFiles = None,
