@@ -144,7 +144,7 @@ def _new_folder(source: Path, out: Path | None) -> Path:
 
 def _run_of(source: Path) -> Path:
     """Return the run folder that a run, checkpoint or weights file belongs to; else the working directory."""
-    for folder in (source, *source.absolute().parents):
+    for folder in (source, *source.parents):
         if (folder / RECIPE).is_file() and (folder / CHECKPOINTS).is_dir():
             return folder
     return Path()

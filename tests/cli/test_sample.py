@@ -1,0 +1,72 @@
+"""``diffkit sample``: what it makes, and every mistake's message."""
+
+import shutil
+
+import pytest
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, trained):
+    """A working directory with one run in it."""
+    shutil.copytree(trained, tmp_path / "runs/tiny-1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_newest_run_by_default(diffkit, here):
+    done = diffkit("sample")
+    folder = "runs/tiny-1/samples/sample-1"
+    assert done.code == 0
+    assert done.out.splitlines() == [*(f"{folder}/0000{i}.png" for i in range(4)), f"{folder}/grid.png"]
+    assert diffkit("sample").out.startswith("runs/tiny-1/samples/sample-2/")
+
+
+def test_all_options(diffkit, here):
+    options = "--steps 20 --sampler ddpm --count 3 --batch-size 2 --seed 7 --label 4 --guidance 2 --weights raw"
+    done = diffkit("sample", "runs/tiny-1", *options.split(), "--out", "mine", "--format", "npz", "spacing=leading")
+    assert (done.code, done.out) == (0, "mine/images.npz\nmine/grid.png\n")
+
+
+def test_overrides_without_a_run(diffkit, here):
+    assert diffkit("sample", "sampler=ddim", "sampler.eta=0.5", "count=1").code == 0
+
+
+def test_one_checkpoint(diffkit, here):
+    done = diffkit("sample", "runs/tiny-1/checkpoints/step-00000010", "--count", "1")
+    assert done.out == "runs/tiny-1/samples/sample-1/00000.png\nruns/tiny-1/samples/sample-1/grid.png\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runs/tiny-2"], "Error: runs/tiny-2: no such run or checkpoint. Did you mean 'tiny-1'?\n"),
+        (["--steps", "21"], "Error: steps = 21: the process has 20 times, so take at most 20 steps\n"),
+        (["--label", "ten"], "Error: no class is called 'ten'. Known: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"),
+        (
+            ["--sampler", "ddin"],
+            "Error: settings of sampling: 1 problem\n"
+            '  sampler = "ddin"\n'
+            "    no sampler is called 'ddin'. Did you mean 'ddim'? Known: ddim, ddpm\n",
+        ),
+        (
+            ["--out", "runs"],
+            "Error: runs: exists already and is not an empty folder: name another one with --out\n",
+        ),
+        (["runs/tiny-1", "steps"], "Error: 'steps': an override is key=value, such as train.steps=100\n"),
+    ],
+)
+def test_mistakes(diffkit, here, arguments, message):
+    done = diffkit("sample", *arguments)
+    assert (done.code, done.out, done.err) == (2, "", message)
+
+
+@pytest.mark.parametrize("arguments", [["--count", "0"], ["--seed", "-1"], ["--format", "gif"], ["--steps", "x"]])
+def test_wrong_options_end_with_2(diffkit, here, arguments):
+    assert diffkit("sample", *arguments).code == 2
+
+
+def test_no_run(diffkit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = diffkit("sample")
+    assert done.code == 2
+    assert done.err == f"Error: no run under {tmp_path}/runs: train one first, with: diffkit train quickstart\n"
