@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from diffkit.nn.base import Attention, Style
+from diffkit.nn.base import Attention, Style, divisors
 from diffkit.nn.init import linear
 
 
@@ -112,9 +112,9 @@ def count_heads(channels: int, heads: int, head_channels: int | None) -> int:
     """
     name, size = ("heads", heads) if head_channels is None else ("head_channels", head_channels)
     if channels % size:
-        fitting = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
         parts = f"{heads} heads" if head_channels is None else f"heads of {head_channels} channels"
         raise ValueError(
-            f"{channels} channels cannot be split into {parts}. Allowed for {channels} channels: {name} = {fitting}"
+            f"{channels} channels cannot be split into {parts}. "
+            f"Allowed for {channels} channels: {name} = {divisors(channels)}"
         )
     return heads if head_channels is None else channels // head_channels

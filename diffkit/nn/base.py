@@ -7,6 +7,7 @@ model, which passes them to every part as one `Style`.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 
@@ -157,3 +158,9 @@ class Model(Component):
     @abstractmethod
     def problems(self, data: DataInfo) -> list[Problem]:
         """Return what doesn't fit together or fit the data, with keys relative to the model's table."""
+
+
+def divisors(number: int) -> str:
+    """List all the divisors of a number, for messages."""
+    low = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return ", ".join(map(str, sorted({*low, *(number // n for n in low)})))

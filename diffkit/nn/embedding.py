@@ -158,7 +158,7 @@ class Table(TimeEmbedding):
     """
 
     kind: Literal["table"] = "table"
-    times: int = Field(1000, ge=1)
+    times: int = Field(1000, ge=1, le=1_000_000)
     """Number of times, at least the process's steps."""
 
     def build(self, channels: int) -> nn.Module:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from diffkit.nn.base import Norm
+from diffkit.nn.base import Norm, divisors
 
 
 class Group(Norm):
@@ -30,10 +30,9 @@ class Group(Norm):
             ValueError: If the channels cannot be split into so many equal groups; lists the numbers that can.
         """
         if channels % self.groups:
-            fitting = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
             raise ValueError(
                 f"{channels} channels cannot be split into {self.groups} equal groups. Allowed for {channels} "
-                f"channels: groups = {fitting}"
+                f"channels: groups = {divisors(channels)}"
             )
         return nn.GroupNorm(self.groups, channels, self.eps)
 

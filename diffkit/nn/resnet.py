@@ -27,7 +27,8 @@ class Ddpm(ResnetBlock):
         """Return the block.
 
         Raises:
-            ValueError: If the normalization doesn't fit the channels.
+            ValueError: If the normalization doesn't fit the channels, or would hide the embedding: one that subtracts
+                the mean of each single channel takes any shift out again.
         """
         return DdpmBlock(self, in_channels, out_channels, embedding_channels, style)
 
@@ -90,6 +91,12 @@ class DdpmBlock(_TwoConvolutions):
 
     def __init__(self, spec: Ddpm, in_channels: int, out_channels: int, embedding_channels: int, style: Style) -> None:
         super().__init__(spec.dropout, in_channels, out_channels, embedding_channels, out_channels, style)
+        if isinstance(self.norm2, nn.GroupNorm) and self.norm2.num_groups == out_channels:
+            raise ValueError(
+                f"{out_channels} groups of {out_channels} channels are one channel each, so the normalization would "
+                "take out again what the embedding adds, and the block would not see the time. Set fewer norm.groups, "
+                'more channels, or resnet = "scale_shift"'
+            )
 
     def modulate(self, h: Tensor, embedding: Tensor) -> Tensor:
         """Shift, then normalize."""

@@ -32,9 +32,9 @@ SideLengths = Annotated[
 class LevelOverrides(Spec):
     """What one level does in its own way. What it leaves out is as in the model's table."""
 
-    channels: int | None = Field(None, ge=1)
+    channels: int | None = Field(None, ge=1, le=65_536)
     """Number of channels, in place of the model's channels times the multiplier."""
-    blocks: int | None = Field(None, ge=1)
+    blocks: int | None = Field(None, ge=1, le=100)
     """Number of residual blocks on the way down, in place of `blocks_per_level`; one more on the way up."""
     resnet: ResnetBlock | None = None
     """Kind of residual block."""
@@ -62,9 +62,9 @@ class UNet(Model):
     """
 
     kind: Literal["unet"] = "unet"
-    channels: int = Field(128, ge=1)
+    channels: int = Field(128, ge=1, le=8192)
     """Number of channels after the first convolution, and factor of all levels' channels."""
-    multipliers: Many[Annotated[int, Field(ge=1)]] = Field((1, 2, 2, 2), min_length=1, max_length=16)
+    multipliers: Many[Annotated[int, Field(ge=1, le=64)]] = Field((1, 2, 2, 2), min_length=1, max_length=16)
     """Channels of each level as multiples of `channels`. One level for each; every level but the last is halved, so
     the sides of the images must be divisible by 2 to the power of the number of levels less one."""
     blocks_per_level: int = Field(2, ge=1, le=100)
@@ -76,7 +76,7 @@ class UNet(Model):
     """Attention between the two residual blocks in the middle."""
     embedding: TimeEmbedding = Field("sinusoidal", validate_default=True)
     """Features of the time: as many as `channels`."""
-    embedding_channels: int | None = Field(None, ge=1)
+    embedding_channels: int | None = Field(None, ge=1, le=65_536)
     """Size of the embedding of time and class that the blocks see. Four times `channels` by default."""
     resnet: ResnetBlock = Field("ddpm", validate_default=True)
     """Kind of residual block."""
@@ -116,22 +116,23 @@ class UNet(Model):
         parts = Parts()
         with torch.device("meta"):
             UNetNetwork(self, data, data.channels, parts)
-        return [*self._problems_of_sizes(data), *self._problems_of_levels(data), *parts.problems]
+        return [
+            *self._problems_of_sizes(data),
+            *self._problems_of_levels(data),
+            *sorted(parts.problems, key=lambda p: p.key),
+        ]
 
     def _problems_of_sizes(self, data: DataInfo) -> list[Problem]:
         problems = []
         halvings = len(self.multipliers) - 1
         factor = 2**halvings
         if data.height % factor or data.width % factor:
-            fitting = sum(data.height % 2**n == 0 and data.width % 2**n == 0 for n in range(1, halvings + 1)) + 1
-            low, high = (
-                "x".join(str(max(factor, side // factor * factor + up)) for side in (data.height, data.width))
-                for up in (0, factor)
-            )
+            fitting = len(self._sides(data))
+            sizes = {_rounded(data, factor, 0): None, _rounded(data, factor, factor): None}
             message = (
                 f"{halvings + 1} levels halve the sides {halvings} times, so both must be divisible by {factor}, and "
                 f"the images are {data.height}x{data.width} (height x width). Allowed: {_count(fitting, 'level')} or "
-                f"fewer, or images of for example {low} or {high}"
+                f"fewer, or images of a size such as {' or '.join(sizes)}"
             )
             problems.append(Problem("multipliers", message, list(self.multipliers)))
         sides = self._sides(data)
@@ -196,6 +197,11 @@ class UNet(Model):
             style=Style(own.norm or self.norm, own.activation or self.activation),
             keys={name: name if getattr(own, name) is None else prefix + name for name in names},
         )
+
+
+def _rounded(data: DataInfo, factor: int, up: int) -> str:
+    height, width = (max(factor, side // factor * factor + up) for side in (data.height, data.width))
+    return f"{height}x{width}"
 
 
 def _count(number: int, noun: str) -> str:
