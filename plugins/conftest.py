@@ -28,6 +28,8 @@ def plugins() -> Iterator[Plugins]:
         if name not in loaded.infos:
             pytest.fail(f"the plugin is not installed: pip install ./plugins/diffkit-{name}", pytrace=False)
     loaded.register_components()
+    for broken in loaded.broken():
+        pytest.fail(broken.left_out, pytrace=False)
     before = set(loaded.infos)
     yield loaded
     for name in (*INSTALLABLE, *(set(loaded.infos) - before)):
