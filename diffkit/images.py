@@ -43,7 +43,7 @@ def grid(images: Tensor, columns: int | None = None, gap: int = 1) -> Tensor:
 
 def save_png(image: Tensor, file: Path, smallest_side: int = 0) -> None:
     """Save uint8 ``[C, H, W]`` as PNG, its pixels enlarged by a whole factor up to a smallest side."""
-    factor = max(1, smallest_side // max(1, min(image.shape[-2:])))
+    factor = math.ceil(smallest_side / min(image.shape[-2:]))
     if factor > 1:
         image = image.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
     to_picture(image).save(file, "PNG")

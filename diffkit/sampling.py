@@ -82,7 +82,7 @@ def sample_to_folder(
     classes = len(pipeline.data.classes)
     by_class = pipeline.recipe.model.class_conditional and label is None and classes <= 20
     picture = folder / "grid.png"
-    save_png(grid(kept, columns=classes if by_class else None), picture, smallest_side=400)
+    save_png(grid(kept, columns=classes if by_class else None), picture, smallest_side=600)
     about = {"model": str(source), "seed": seed, "label": label, "sample": settings.model_dump(mode="json")}
     write_atomically(folder / "sample.json", json.dumps(about, indent=2) + "\n")
     return [*files, picture]

@@ -31,4 +31,4 @@ def test_a_grid_goes_row_by_row():
 def test_small_pictures_are_enlarged_by_whole_factors(tmp_path):
     save_png(torch.zeros(1, 30, 40, dtype=torch.uint8), tmp_path / "a.png", smallest_side=100)
     with Image.open(tmp_path / "a.png") as picture:
-        assert picture.size == (120, 90)
+        assert picture.size == (160, 120)

@@ -48,4 +48,4 @@ class SampleGrid(Callback):
         images = run.sample(self.count, self.seed, **{k: v for k, v in settings.items() if v is not None})
         folder = run.folder / "samples"
         folder.mkdir(exist_ok=True)
-        save_png(grid(images), folder / f"step-{step:08d}.png", smallest_side=400)
+        save_png(grid(images), folder / f"step-{step:08d}.png", smallest_side=600)
