@@ -39,7 +39,7 @@ class Process(Component):
 
     family = "process"
 
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(1000, ge=1, le=1_000_000)
     """The number T of times, counted 0..T-1 from least to most noise."""
 
     @abstractmethod

@@ -32,7 +32,8 @@ class Spec(BaseModel):
         try:
             return handler(value)
         except ValidationError as error:
-            lines = [cls._line(details) for details in error.errors()]
+            found = error.errors()
+            lines = [cls._line(details) for details in found if not _follows_from_others(details, found)]
             raise ValidationError.from_exception_data(error.title, lines) from None
 
     @classmethod
@@ -41,13 +42,25 @@ class Spec(BaseModel):
 
         The text goes in as a context value: a custom error's template would read braces in it as places to fill.
         """
-        kind, text = details["type"], details["msg"]
+        kind, text, context = details["type"], details["msg"], details.get("ctx", {})
+        if kind == "too_short" and "min_length" in context:
+            text = f"should have at least {context['min_length']} items"
+        if kind == "too_long" and "max_length" in context:
+            text = f"should have at most {context['max_length']} items"
         if kind == "extra_forbidden" and len(details["loc"]) == 1:
             name = str(details["loc"][0])
             kind = "unknown_setting"
             text = f"unknown setting.{did_you_mean(name, cls.model_fields)} Allowed here: {', '.join(cls.model_fields)}"
         error = PydanticCustomError(kind, "{text}", {"text": text})
         return InitErrorDetails(type=error, loc=details["loc"], input=details["input"])
+
+
+def _follows_from_others(details: Any, all_details: list[Any]) -> bool:
+    """Return whether an array is only called too short because wrong items of it were not counted."""
+    place = details["loc"]
+    return details["type"] == "too_short" and any(
+        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in all_details
+    )
 
 
 def problems_of(error: ValidationError) -> list[Problem]:

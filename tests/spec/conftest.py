@@ -62,7 +62,7 @@ class Net(Spec):
     width: int = Field(64, ge=1)
     rate: float | None = None
     root: FilePath | None = None
-    sizes: Many[int] = (1, 2)
+    sizes: Many[int] = Field((1, 2), min_length=2, max_length=3)
     flag: bool = False
     mode: Literal["a", "b"] = "a"
 
