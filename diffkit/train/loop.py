@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pluggy
 import torch
+from torch import Tensor
 
 from diffkit.callbacks.base import Callback
 from diffkit.errors import Diverged, Interrupted, PluginError, UserError
@@ -65,16 +68,22 @@ def train(
 def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
     """Take the steps that are left, with log events, checkpoints and hooks between them."""
     settings = run.recipe.train
+    saved_at = run.step
 
     def pause_here(_: int) -> None:
         if stop.requested:  # while a callback samples: that can take minutes
             raise Interrupted
 
     def save() -> None:
-        hooks.call("on_checkpoint", run=run, path=run.save())
+        nonlocal saved_at
+        path = run.save()
+        saved_at = run.step
+        hooks.call("on_checkpoint", run=run, path=path)
 
-    run.on_network_call = pause_here
-    saved_at = run.step
+    def show(images: Tensor) -> None:
+        hooks.call("on_sample", run=run, images=images)
+
+    run.on_network_call, run.on_images = pause_here, show
     try:
         hooks.call("on_train_start", run=run)
         run.start_clock()
@@ -85,13 +94,12 @@ def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
             hooks.call("on_train_step", run=run, step=run.step, metrics=metrics)
             if run.step % settings.checkpoint_every == 0 or is_last:
                 save()
-                saved_at = run.step
             if stop.requested and not is_last:
                 raise Interrupted
-        hooks.call("on_train_end", run=run, error=None)
     except (Interrupted, PluginError) as error:
         if run.step > saved_at:
-            run.save()
+            with _noted(error):
+                save()
         _end(hooks, run, error)
         if isinstance(error, PluginError):
             raise
@@ -102,12 +110,20 @@ def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
     except BaseException as error:
         _end(hooks, run, error)
         raise
+    hooks.end(run, None)
 
 
 def _end(hooks: Hooks, run: TrainingRun, error: BaseException) -> None:
-    """Tell everybody that the run failed. What is raised there must not hide the first error."""
+    """Tell everybody that the run failed."""
+    with _noted(error):
+        hooks.end(run, error)
+
+
+@contextlib.contextmanager
+def _noted(error: BaseException) -> Iterator[None]:
+    """Keep what a plugin raises after an error from hiding that error."""
     try:
-        hooks.call("on_train_end", run=run, error=error)
+        yield
     except PluginError as another:
         error.add_note(str(another))
 

@@ -44,6 +44,7 @@ class TrainingRun:
         self.optimizer = settings.optimizer.build(self.model.parameters())
         self.ema = EmaWeights(self.model, settings.ema)
         self.on_network_call: Callable[[int], None] | None = None
+        self.on_images: Callable[[Tensor], None] | None = None
         self._network: nn.Module = torch.compile(self.model) if settings.compile else self.model  # type: ignore[assignment]
         self._loss_sum = torch.zeros((), device=device)
         self._loss_count = torch.zeros((), device=device)
@@ -149,6 +150,8 @@ class TrainingRun:
         chosen = Sample.model_validate({**self.recipe.sample.model_dump(), **settings})
         batches = pipeline.batches(count, chosen, seed=seed, on_call=self.on_network_call)
         images = torch.cat([batch.images for batch in batches])
+        if self.on_images is not None:
+            self.on_images(images)
         self._clock += time.perf_counter() - began  # sampling is no training time
         return images
 
