@@ -21,7 +21,7 @@ def command(
     as_json: AsJson = False,
     plugin: PluginFiles = None,
 ) -> None:
-    """List the families, the kinds of a family, or all about one kind."""
+    """List what recipes are made of. One kind is shown with all its settings."""
     from diffkit.cli.common import load_plugins
 
     load_plugins(plugin)

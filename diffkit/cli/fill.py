@@ -12,7 +12,7 @@ def command(
     force: Force = False,
     plugin: PluginFiles = None,
 ) -> None:
-    """Print a recipe with every setting and its default written out, and what each one means."""
+    """Print a recipe with all its settings. Behind each stands what it means."""
     from diffkit.cli.common import load_plugins, write_or_print
     from diffkit.recipe.write import to_toml
 

@@ -13,7 +13,7 @@ RecipeName = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
+        metavar="KEY=VALUE",
         help="Settings to change, such as train.steps=100. Values are TOML; a bare word is text.",
     ),
 ]

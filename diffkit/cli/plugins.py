@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def command(plugin: PluginFiles = None) -> None:
-    """List the plugins: their state, where they come from, and what they bring."""
+    """List the plugins. Each with its state, where it comes from, and what it brings."""
     from diffkit.cli.common import load_plugins
     from diffkit.cli.main import COMMANDS
 

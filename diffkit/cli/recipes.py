@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ class RecipeInfo:
         name: Its name.
         owner: The plugin that brings it, or diffkit.
         file: Where it lies.
-        summary: The first line of its comment.
+        summary: The first sentence of its comment.
     """
 
     name: str
@@ -42,11 +44,12 @@ def list_recipes(plugins: Plugins) -> list[RecipeInfo]:
     """Return the packaged recipes in the order of the alphabet."""
     files = plugins.recipes()
     owners = {name: plugin.name for plugin in plugins.infos.values() for name in plugin.recipes}
-    return [RecipeInfo(name, owners[name], file, _first_comment(file)) for name, file in files.items()]
+    return [RecipeInfo(name, owners[name], file, _first_sentence(file)) for name, file in files.items()]
 
 
-def _first_comment(file: Path) -> str:
+def _first_sentence(file: Path) -> str:
     from diffkit.recipe.load import read_text
 
-    comments = [line[1:].strip() for line in read_text(file).splitlines() if line.startswith("# ")]
-    return comments[0] if comments else ""
+    comment = itertools.takewhile(lambda line: line.startswith("# "), read_text(file).splitlines())
+    text = " ".join(line[2:].strip() for line in comment)
+    return re.split(r"(?<=\.) (?=[A-Z])", text, maxsplit=1)[0]

@@ -9,9 +9,10 @@ from diffkit.cli.options import Force, OutFile, PluginFiles
 
 
 def command(out: OutFile = None, force: Force = False, plugin: PluginFiles = None) -> None:
-    """Print the JSON schema of recipes, for the completion and checks of an editor's TOML plug-in.
+    """Print the JSON schema of recipes.
 
-    It holds the kinds of installed plugins too. A recipe names it in a comment: #:schema ./recipe.schema.json
+    An editor's TOML plug-in completes and checks recipes by it. It holds the kinds of
+    installed plugins too. A recipe names it in a comment: #:schema ./recipe.schema.json
     """
     from diffkit.cli.common import load_plugins, write_or_print
 

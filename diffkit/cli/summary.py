@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def command(recipe: RecipeName, overrides: Overrides = None, plugin: PluginFiles = None) -> None:
-    """Show a recipe's network: each layer's output for one image, its parameters and FLOPs. Allocates nothing."""
+    """Show the layers of a recipe's network.
+
+    For each its output for one image, its parameters and its FLOPs. Nothing is allocated or trained.
+    """
     from rich.console import Console
 
     from diffkit.cli.common import load_plugins

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def command(recipe: RecipeName, overrides: Overrides = None, plugin: PluginFiles = None) -> None:
-    """Check a recipe: each setting, how they fit together, and that its network can be built."""
+    """Check a recipe and build its network.
+
+    Each setting, how they fit together, and the network, on a device without memory: nothing is read or trained.
+    """
     from diffkit.cli.common import load_plugins
 
     checked = load_plugins(plugin).open_recipe(recipe, overrides or ())

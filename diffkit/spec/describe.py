@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import linecache
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -95,11 +97,16 @@ def _plain_table(annotation: Any) -> type[Spec] | None:
 
 
 def _place(kind: type[Component]) -> tuple[str, int]:
-    """Return the file and line of a class; a class made by hand in a session has none."""
+    """Return the file and line of a class; one that was made without a file has none.
+
+    `inspect` would parse the file anew for each of its classes.
+    """
     try:
-        return inspect.getsourcefile(kind) or "", inspect.getsourcelines(kind)[1]
+        file = inspect.getsourcefile(kind) or ""
     except (OSError, TypeError):
         return "", 0
+    head = re.compile(rf"\s*class {kind.__name__}\b")
+    return file, next((i for i, line in enumerate(linecache.getlines(file), start=1) if head.match(line)), 0)
 
 
 def _setting(name: str, field: FieldInfo) -> Setting:
