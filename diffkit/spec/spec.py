@@ -72,7 +72,13 @@ def _problem(details: Any) -> Problem:
     kind, value = details["type"], details["input"]
     if kind == "missing" or isinstance(value, dict | list | tuple | BaseModel):
         value = Problem.MISSING
-    message = details["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("tuple", "array")
+    message = (
+        details["msg"]
+        .removeprefix("Value error, ")
+        .removeprefix("Input ")
+        .removeprefix("String ")
+        .replace("tuple", "array")
+    )
     message = _IN_WORDS_OF_TOML.get(kind, message)
     return Problem(key=dotted(details["loc"]), message=message, value=value)
 
