@@ -76,6 +76,7 @@ def _problem(details: Any) -> Problem:
         .removeprefix("Value error, ")
         .removeprefix("Input ")
         .removeprefix("String ")
+        .replace("Tuple", "array")
         .replace("tuple", "array")
     )
     message = _IN_WORDS_OF_TOML.get(kind, message)

@@ -52,9 +52,9 @@ def test_help_is_quick():
 
 
 def test_components_are_quick():
-    """Most of the time is torch's own import; on a busy machine that alone can take the 3 s that are the aim."""
+    """Most of the time is torch's own import, which on a busy machine takes any time: so as a ratio to that."""
     torch_alone = least_seconds([sys.executable, "-c", "import torch"], 3)
-    assert least_seconds([*PYTHON, "components"], 3) < torch_alone + 1
+    assert least_seconds([*PYTHON, "components"], 3) < 1.7 * torch_alone
 
 
 def test_every_command_is_in_the_help(diffkit):
