@@ -12,7 +12,14 @@ from diffkit.recipe.tables import Recipe
 
 def find_problems(recipe: Recipe) -> list[Problem]:
     """Return everything that doesn't fit together, each with its key and a way out."""
-    return [*_process(recipe), *_times(recipe), *_data_and_model(recipe), *_training(recipe), *_sampling(recipe), *_callbacks(recipe)]
+    return [
+        *_process(recipe),
+        *_times(recipe),
+        *_data_and_model(recipe),
+        *_training(recipe),
+        *_sampling(recipe),
+        *_callbacks(recipe),
+    ]
 
 
 def _process(recipe: Recipe) -> list[Problem]:
