@@ -114,14 +114,15 @@ def _write_npz(batches: Iterator[Batch], folder: Path) -> tuple[list[Path], torc
 
 def _with_progress(pipeline: Pipeline, settings: Sample, seed: int, label: str | int | None) -> Iterator[Batch]:
     columns = (TextColumn("sampling"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    levels = settings.spacing.levels(pipeline.recipe.process, settings.steps)
+    total = settings.count * settings.sampler.calls(levels)
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=settings.count * settings.steps)
+        task = progress.add_task("", total=total)
 
         def advance(images: int) -> None:
             progress.advance(task, images)
 
         yield from pipeline.batches(settings.count, settings, seed=seed, label=label, on_call=advance)
-        progress.update(task, completed=settings.count * settings.steps)
 
 
 def _new_folder(source: Path, out: Path | None) -> Path:

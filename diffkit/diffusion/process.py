@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 
@@ -29,6 +30,13 @@ class Level:
 
 CLEAN = Level(time=float("nan"), alpha=1.0, sigma=0.0)
 """The end of every way: x0 itself."""
+
+
+def half_log_snr(level: Level) -> float:
+    """Return lambda = log(alpha / sigma): -inf for pure noise, inf at the clean end."""
+    if level.alpha == 0:
+        return -math.inf
+    return math.log(level.alpha) - math.log(level.sigma) if level.sigma > 0 else math.inf
 
 
 class Process(Component):
@@ -78,6 +86,11 @@ class Process(Component):
             raise ValueError(f"the process has the times 0 to {self.steps - 1}, not {time}")
         at = torch.tensor([time])
         return Level(float(time), self.alpha(at).item(), self.sigma(at).item())
+
+    def nearest(self, half_log_snr: float) -> Level:
+        """Return the level whose lambda = log(alpha / sigma) is nearest to a given, finite one."""
+        distance = (self.log_snr(torch.arange(self.steps)) / 2 - half_log_snr).abs()
+        return self.level(int(distance.argmin()))
 
 
 def per_image(values: Tensor, images: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from diffkit.diffusion.process import CLEAN, Level, Process
+from diffkit.diffusion.levels import Levels
+from diffkit.diffusion.process import CLEAN, Process
 from diffkit.spec import Component
 
 
@@ -26,7 +27,7 @@ class Spacing(Component):
             total: The number T of times of the process.
         """
 
-    def levels(self, process: Process, count: int) -> list[Level]:
+    def levels(self, process: Process, count: int) -> Levels:
         """Return the `count` levels to denoise at, and after them the clean end: `count` + 1 in all.
 
         Raises:
@@ -36,7 +37,7 @@ class Spacing(Component):
             raise ValueError(
                 f"the process has {process.steps} times, so 1 to {process.steps} steps can be taken, not {count}"
             )
-        return [*(process.level(time) for time in self.times(count, process.steps)), CLEAN]
+        return Levels([*(process.level(time) for time in self.times(count, process.steps)), CLEAN], process.nearest)
 
 
 class Leading(Spacing):

@@ -42,8 +42,17 @@ def _diffusion() -> list[type[Component]]:
     from diffkit.diffusion.ddpm_process import DdpmProcess
     from diffkit.diffusion.loss import L1, Huber, Mse, PseudoHuber
     from diffkit.diffusion.prediction import DataPrediction, NoisePrediction, VelocityPrediction
+    from diffkit.diffusion.samplers.adams import Deis, Ipndm, Lms
     from diffkit.diffusion.samplers.ddim import Ddim
     from diffkit.diffusion.samplers.ddpm import Ddpm
+    from diffkit.diffusion.samplers.dpm_2 import Dpm2, Dpm2Ancestral
+    from diffkit.diffusion.samplers.dpmpp_multi import Dpmpp2M, Dpmpp2MSde, Dpmpp3M, Dpmpp3MSde
+    from diffkit.diffusion.samplers.dpmpp_single import Dpmpp2SAncestral, DpmppSde
+    from diffkit.diffusion.samplers.euler import Euler, EulerAncestral
+    from diffkit.diffusion.samplers.heun import Heun
+    from diffkit.diffusion.samplers.predictor_corrector import PredictorCorrector
+    from diffkit.diffusion.samplers.restart import Restart
+    from diffkit.diffusion.samplers.unipc import UniPc
     from diffkit.diffusion.spacing import Leading, Linspace, QuadraticSpacing, Trailing
     from diffkit.diffusion.time_sampling import StratifiedTimes, UniformTimes
     from diffkit.diffusion.variance import FixedLarge, FixedSmall
@@ -59,7 +68,9 @@ def _diffusion() -> list[type[Component]]:
         *(UniformTimes, StratifiedTimes),
         *(Leading, Trailing, Linspace, QuadraticSpacing),
         *(Clip, DynamicThreshold, NoRule),
-        *(Ddpm, Ddim),
+        *(Ddpm, Ddim, Euler, EulerAncestral, Heun, Restart, PredictorCorrector),
+        *(Dpm2, Dpm2Ancestral, Dpmpp2SAncestral, DpmppSde, Dpmpp2M, Dpmpp2MSde, Dpmpp3M, Dpmpp3MSde),
+        *(UniPc, Deis, Lms, Ipndm),
     ]
 
 

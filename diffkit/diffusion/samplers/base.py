@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
-from diffkit.diffusion.denoise import Denoise
+from diffkit.diffusion.denoise import Denoise, Denoised
 from diffkit.diffusion.process import Level
 from diffkit.spec import Component
 
@@ -33,3 +34,16 @@ class Sampler(Component):
             x: Noisy images ``[N, C, H, W]`` at the first level.
             noise: Draws fresh noise, for samplers that add some.
         """
+
+    def calls(self, levels: Sequence[Level]) -> int:
+        """Return how often the walk along these levels calls `denoise`: counted on a walk with a single pixel."""
+        count = 0
+        pixel = torch.ones(1, 1, 1, 1)
+
+        def counting(x: Tensor, level: Level) -> Denoised:
+            nonlocal count
+            count += 1
+            return Denoised(pixel, pixel, lambda t, s: 0.0)
+
+        self.sample(counting, levels, pixel, lambda: pixel)
+        return count
