@@ -62,3 +62,19 @@ def test_the_documented_sampler_is_of_second_order(heun):
 def test_the_documented_times(row):
     kind, times = row
     assert Spacing.choose(kind).times(5, 10) == [int(time) for time in times.split()]
+
+
+def test_the_page_tells_of_every_sampler():
+    page = PAGE.read_text(encoding="utf-8")
+    assert [kind for kind, owner in Sampler.owners.items() if owner == "diffkit" and f"`{kind}`" not in page] == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (n|(?:up to )?2n - 1) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE),
+)
+def test_the_documented_numbers_of_calls(row):
+    kinds, calls = row
+    levels = Spacing.choose("trailing").levels(Process.choose("ddpm"), 10)
+    for kind in re.findall(r"\w+", kinds):
+        assert Sampler.choose(kind).calls(levels) == (10 if calls == "n" else 19)
