@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from diffkit.diffusion.process import DiscreteProcess
+from diffkit.diffusion.spacing import Spacing
 from diffkit.errors import DataError, Problem
 from diffkit.recipe.tables import Recipe
 
@@ -16,10 +18,37 @@ def find_problems(recipe: Recipe) -> list[Problem]:
 
 
 def _process(recipe: Recipe) -> list[Problem]:
+    process = recipe.process
     try:
-        recipe.process.alpha(torch.tensor([0]))
+        process.alpha(process.at(torch.ones(1, dtype=torch.float64)))
     except ValueError as error:
         return [Problem("process", str(error))]
+    return [*_learned(recipe), *_times_of_the_network(recipe)]
+
+
+def _learned(recipe: Recipe) -> list[Problem]:
+    """Return what of the objective does not fit the process."""
+    objective = recipe.objective
+    found = {
+        ("prediction", objective.prediction.kind): objective.prediction.refuses(recipe.process),
+        ("weighting", objective.weighting.kind): objective.weighting.refuses(recipe.process),
+        ("time_sampling", objective.time_sampling.kind): objective.time_sampling.refuses(recipe.process),
+    }
+    return [Problem(f"objective.{key}", reason, kind) for (key, kind), reason in found.items() if reason]
+
+
+def _times_of_the_network(recipe: Recipe) -> list[Problem]:
+    known = recipe.model.times_known()
+    if known is None:
+        return []
+    if not isinstance(recipe.process, DiscreteProcess):
+        message = (
+            f"knows whole times only, and the process '{recipe.process.kind}' has real ones: use another embedding"
+        )
+        return [Problem("model.embedding", message)]
+    if known < recipe.process.steps:
+        message = f"knows {known} times, and the process has {recipe.process.steps}: give it as many"
+        return [Problem("model.embedding", message)]
     return []
 
 
@@ -40,9 +69,8 @@ def _training(recipe: Recipe) -> list[Problem]:
 
 def _sampling(recipe: Recipe) -> list[Problem]:
     problems = []
-    if recipe.sample.steps > recipe.process.steps:
-        message = f"the process has {recipe.process.steps} times, so at most {recipe.process.steps} steps can be taken"
-        problems.append(Problem("sample.steps", message, recipe.sample.steps))
+    if problem := spacing_refused(recipe, recipe.sample.spacing, recipe.sample.steps):
+        problems.append(replace(problem, key=f"sample.{problem.key}"))
     if reason := guidance_refused(recipe, recipe.sample.guidance):
         problems.append(Problem("sample.guidance", reason, recipe.sample.guidance))
     return problems
@@ -54,6 +82,15 @@ def _callbacks(recipe: Recipe) -> list[Problem]:
         for i, callback in enumerate(recipe.callbacks)
         for problem in callback.problems(recipe)
     ]
+
+
+def spacing_refused(recipe: Recipe, spacing: Spacing, steps: int) -> Problem | None:
+    """Return what is wrong with a number of steps or their spacing, or None if a model of this recipe can take them."""
+    process = recipe.process
+    if reason := spacing.refuses(process, steps):
+        too_many = isinstance(process, DiscreteProcess) and steps > process.steps
+        return Problem("steps", reason, steps) if too_many else Problem("spacing", reason, spacing.kind)
+    return None
 
 
 def guidance_refused(recipe: Recipe, guidance: float) -> str | None:
