@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from diffkit.data.mnist import FashionMnist
+from diffkit.errors import DataError
 from diffkit.plugins import builtin
 from diffkit.recipe.load import validate
 from diffkit.recipe.overrides import apply_override
@@ -64,6 +67,19 @@ def tiny_recipe(*overrides: str) -> Recipe:
 def tiny() -> Callable[..., Recipe]:
     """Makes the tiny recipe, with ``key=value`` overrides."""
     return tiny_recipe
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist() -> FashionMnist:
+    """The real Fashion-MNIST. CI installs it; elsewhere it is downloaded, and tests are skipped if that fails."""
+    data = FashionMnist()
+    try:
+        data.open()
+    except DataError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"apt-get install dataset-fashion-mnist, or a network, is needed: {error}")
+    return data
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from diffkit.data.base import DataInfo, Dataset, Images
-from diffkit.data.download import RemoteFile, fetch, missing
 from diffkit.data.memory import InMemory
+from diffkit.data.remote import RemoteFile, fetch, missing
 from diffkit.errors import DataError
 from diffkit.spec import FilePath
 

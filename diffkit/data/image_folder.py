@@ -51,7 +51,7 @@ COLOR = "white|black|#[0-9a-fA-F]{6}"
 
 def _color(value: Any) -> Any:
     if not isinstance(value, str) or not re.fullmatch(COLOR, value):
-        raise ValueError('"white", "black", or a color such as "#808080"')
+        raise ValueError('should be "white", "black", or a color such as "#808080"')
     return value
 
 

@@ -9,9 +9,9 @@ import torch
 
 from diffkit.data.base import DataInfo, Dataset, Images
 from diffkit.data.digits import DIGITS
-from diffkit.data.download import RemoteFile, cache_folder, fetch, missing
 from diffkit.data.idx import read_idx
 from diffkit.data.memory import InMemory
+from diffkit.data.remote import RemoteFile, cache_folder, fetch, missing
 from diffkit.errors import DataError
 from diffkit.spec import FilePath
 

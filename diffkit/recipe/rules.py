@@ -14,7 +14,14 @@ from diffkit.recipe.tables import Recipe
 
 def find_problems(recipe: Recipe) -> list[Problem]:
     """Return everything that doesn't fit together, each with its key and a way out."""
-    return [*_process(recipe), *_data_and_model(recipe), *_training(recipe), *_sampling(recipe), *_callbacks(recipe)]
+    return [
+        *_process(recipe),
+        *_times(recipe),
+        *_data_and_model(recipe),
+        *_training(recipe),
+        *_sampling(recipe),
+        *_callbacks(recipe),
+    ]
 
 
 def _process(recipe: Recipe) -> list[Problem]:
@@ -50,6 +57,14 @@ def _times_of_the_network(recipe: Recipe) -> list[Problem]:
         message = f"knows {known} times, and the process has {recipe.process.steps}: give it as many"
         return [Problem("model.embedding", message)]
     return []
+
+
+def _times(recipe: Recipe) -> list[Problem]:
+    known = recipe.model.times_known()
+    if known is None or recipe.process.steps <= known:
+        return []
+    message = f"this embedding knows {known} times, and process.steps = {recipe.process.steps}: give it as many"
+    return [Problem("model.embedding", message)]
 
 
 def _data_and_model(recipe: Recipe) -> list[Problem]:

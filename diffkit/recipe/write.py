@@ -8,7 +8,7 @@ import tomlkit
 from tomlkit.items import AoT, InlineTable, Item, Table
 
 from diffkit.recipe.tables import Recipe
-from diffkit.spec import Spec
+from diffkit.spec import Spec, setting_docs
 
 
 def to_toml(recipe: Recipe, *, comments: bool = False) -> str:
@@ -25,14 +25,14 @@ def to_toml(recipe: Recipe, *, comments: bool = False) -> str:
 
 def _fill(out: tomlkit.TOMLDocument | Table, spec: Spec, values: dict[str, Any], comments: bool) -> None:
     """Write plain settings first and tables after them, as TOML asks."""
+    docs = setting_docs(type(spec)) if comments else {}
     tables = {name: getattr(spec, name) for name in values if _is_table(spec, name)}
     for name, value in values.items():
         if name in tables:
             continue
         item = _inline(value)
-        description = type(spec).model_fields[name].description
-        if comments and description:
-            item.comment(" ".join(description.split()))
+        if name in docs:
+            item.comment(docs[name])
         out.add(name, item)
     for name, table in tables.items():
         write = _array if isinstance(table, tuple) else _table

@@ -2,6 +2,7 @@
 
 from diffkit.spec.component import Component, families, register, unregister
 from diffkit.spec.describe import KindInfo, Setting, describe_kind
+from diffkit.spec.docs import setting_docs
 from diffkit.spec.json_schema import json_schema
 from diffkit.spec.spec import Spec, problems_of
 from diffkit.spec.types import CommandLineText, FilePath, Many, resolve_path
@@ -20,5 +21,6 @@ __all__ = [
     "problems_of",
     "register",
     "resolve_path",
+    "setting_docs",
     "unregister",
 ]

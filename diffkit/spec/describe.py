@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from diffkit.spec.component import Component
+from diffkit.spec.docs import setting_docs
 from diffkit.spec.spec import Spec
 
 
@@ -80,7 +81,9 @@ def describe_kind(kind: type[Component]) -> KindInfo:
 
 def describe_settings(table: type[Spec]) -> tuple[Setting, ...]:
     """Collect the settings of any table, in the order of their declaration, without 'kind'."""
-    return tuple(_setting(name, field) for name, field in table.model_fields.items() if name != "kind")
+    docs = setting_docs(table)
+    fields = table.model_fields.items()
+    return tuple(_setting(name, field, docs.get(name, "")) for name, field in fields if name != "kind")
 
 
 def inner_tables(table: type[Spec]) -> dict[str, type[Spec]]:
@@ -109,7 +112,7 @@ def _place(kind: type[Component]) -> tuple[str, int]:
     return file, next((i for i, line in enumerate(linecache.getlines(file), start=1) if head.match(line)), 0)
 
 
-def _setting(name: str, field: FieldInfo) -> Setting:
+def _setting(name: str, field: FieldInfo, doc: str) -> Setting:
     required = field.is_required()
     default = None if required else field.get_default(call_default_factory=True)
     return Setting(
@@ -118,7 +121,7 @@ def _setting(name: str, field: FieldInfo) -> Setting:
         default=to_jsonable_python(default),
         required=required,
         bounds=", ".join(filter(None, map(_bound, [*field.metadata, *_inner_metadata(field.annotation)]))),
-        doc=" ".join((field.description or "").split()),
+        doc=doc,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
+from diffkit.spec.docs import setting_docs
 from diffkit.spec.spec import Spec
 
 
@@ -33,6 +34,12 @@ class _RecipeSchema(GenerateJsonSchema):
             bare = [kind for kind, cls in sorted(family.kinds.items()) if _needs_no_settings(cls)]
             self.definitions[name] = {"anyOf": [{"enum": bare, "type": "string"}, tables]}
         return pointer
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        table = super().model_schema(schema)
+        for name, doc in setting_docs(schema["cls"]).items():
+            table["properties"][name]["description"] = doc
+        return table
 
     def generate(self, schema: Any, mode: JsonSchemaMode = "validation") -> JsonSchemaValue:
         document = super().generate(schema, mode)

@@ -23,7 +23,6 @@ class Spec(BaseModel):
         strict=True,
         validate_default=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="wrap")
@@ -72,7 +71,14 @@ def _problem(details: Any) -> Problem:
     kind, value = details["type"], details["input"]
     if kind == "missing" or isinstance(value, dict | list | tuple | BaseModel):
         value = Problem.MISSING
-    message = details["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("tuple", "array")
+    message = (
+        details["msg"]
+        .removeprefix("Value error, ")
+        .removeprefix("Input ")
+        .removeprefix("String ")
+        .replace("Tuple", "array")
+        .replace("tuple", "array")
+    )
     message = _IN_WORDS_OF_TOML.get(kind, message)
     return Problem(key=dotted(details["loc"]), message=message, value=value)
 

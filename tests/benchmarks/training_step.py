@@ -72,10 +72,11 @@ def their_step(*, fused: bool | None) -> Callable[[], None]:
     return step
 
 
-def seconds(step: Callable[[], None]) -> float:
-    began = time.perf_counter()
+def measured(step: Callable[[], None]) -> tuple[float, float]:
+    """Return seconds on the wall's clock, and of the processor for this process alone."""
+    wall, processor = time.perf_counter(), time.process_time()
     step()
-    return time.perf_counter() - began
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def main() -> None:
@@ -87,25 +88,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         steps = {
             "diffkit": our_step(Path(folder)),
-            "diffusers, the same Adam (fused)": their_step(fused=True),
-            "diffusers, Adam as torch has it by default": their_step(fused=None),
+            "diffusers, fused Adam": their_step(fused=True),
+            "diffusers, default Adam": their_step(fused=None),
         }
-        taken: dict[str, list[float]] = {name: [] for name in steps}
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
         for step in steps.values():  # the first step makes the optimizer's state
             step()
         for turn in range(arguments.rounds):
             for name in list(steps)[:: 1 if turn % 2 else -1]:
-                taken[name].append(seconds(steps[name]))
+                taken[name].append(measured(steps[name]))
+            newest = [f"{name} {times[-1][0]:.2f} s" for name, times in taken.items()]
+            print(f"round {turn + 1}: {', '.join(newest)}", flush=True)
 
-    print(f"torch {torch.__version__}, {arguments.threads} threads, batch {BATCH}, {arguments.rounds} rounds")
-    ours = taken["diffkit"]
-    for name, theirs in taken.items():
-        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-        line = f"{name:44} {statistics.median(theirs):7.3f} s"
-        if name != "diffkit":
+    print(f"torch {torch.__version__}, threads: {arguments.threads}, batch {BATCH}, rounds: {arguments.rounds}")
+    for clock, unit in enumerate(("wall", "processor")):
+        ours = [times[clock] for times in taken["diffkit"]]
+        print(f"{unit:10} diffkit {statistics.median(ours):.3f} s")
+        for name in list(steps)[1:]:
+            theirs = [times[clock] for times in taken[name]]
+            ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
-            line += f"   ours / theirs {middle:.3f} (middle half {low:.3f} to {high:.3f})"
-        print(line)
+            print(
+                f"{unit:10} {name} {statistics.median(theirs):.3f} s: diffkit / diffusers {middle:.3f} "
+                f"(middle half {low:.3f} to {high:.3f})"
+            )
 
 
 if __name__ == "__main__":

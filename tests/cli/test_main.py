@@ -36,23 +36,25 @@ def test_help_imports_no_torch(arguments):
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-def least_seconds(arguments, tries):
+def least_seconds(command, tries):
     """Time of the processor, which on an idle machine is the time that passes."""
     took = []
     for _ in range(tries):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([*PYTHON, *arguments], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return min(took)
 
 
 def test_help_is_quick():
-    assert least_seconds(["--help"], 5) < 0.4
+    assert least_seconds([*PYTHON, "--help"], 5) < 0.4
 
 
 def test_components_are_quick():
-    assert least_seconds(["components"], 3) < 3
+    """Most of the time is torch's own import, which on a busy machine takes any time: so as a ratio to that."""
+    torch_alone = least_seconds([sys.executable, "-c", "import torch"], 3)
+    assert least_seconds([*PYTHON, "components"], 3) < 1.7 * torch_alone
 
 
 def test_every_command_is_in_the_help(diffkit):

@@ -17,7 +17,7 @@ def test_all_packaged_recipes_with_a_line_about_each(diffkit):
     lines = {line.split()[0]: line for line in done.out.splitlines()}
     assert set(lines) == set(packaged_recipes())
     assert lines["quickstart"].split(maxsplit=1)[1] == (
-        "The quick start: handwritten digits of 8×8 pixels, by class, in two to three minutes on two CPU cores."
+        "The quick start: handwritten digits of 8×8 pixels, by class, in about two minutes on two CPU cores."
     )
     for line in lines.values():
         assert line.endswith(".")

@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from diffkit.diffusion.samplers.base import Sampler
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, trained):
@@ -46,7 +48,7 @@ def test_one_checkpoint(diffkit, here):
             ["--sampler", "ddin"],
             "Error: settings of sampling: 1 problem\n"
             '  sampler = "ddin"\n'
-            "    no sampler is called 'ddin'. Did you mean 'ddim'? Known: ddim, ddpm\n",
+            f"    no sampler is called 'ddin'. Did you mean 'ddim'? Known: {', '.join(sorted(Sampler.kinds))}\n",
         ),
         (
             ["--out", "runs"],

@@ -113,7 +113,7 @@ def with_files(request) -> Callable[[type[Dataset]], Dataset]:
         files: dict[str, Callable[[], dict[str, Any]]] = {
             "digits": dict,
             "mnist": lambda: {"root": request.getfixturevalue("mnist_root")},
-            "fashion_mnist": dict,
+            "fashion_mnist": lambda: request.getfixturevalue("fashion_mnist").model_dump(),
             "cifar10": lambda: {"root": request.getfixturevalue("cifar_root"), "split": "test"},
             "image_folder": lambda: {"root": request.getfixturevalue("picture_root"), "size": [16, 12]},
             "arrays": lambda: {"path": request.getfixturevalue("array_file"), "labels_key": "labels"},

@@ -13,8 +13,8 @@ import pytest
 
 from diffkit.data import download
 from diffkit.data.cifar10 import Cifar10
-from diffkit.data.download import RemoteFile, cache_folder, fetch
 from diffkit.data.mnist import Mnist
+from diffkit.data.remote import RemoteFile, cache_folder, fetch
 from diffkit.errors import DataError
 
 CONTENT = np.random.default_rng(0).bytes(1_000_003)

@@ -235,7 +235,7 @@ def test_a_wrong_background_gives_one_message(background):
     with pytest.raises(ValidationError) as error:
         ImageFolder(root="x", size=4, background=background)
     (problem,) = problems_of(error.value)
-    assert (problem.key, problem.message) == ("background", '"white", "black", or a color such as "#808080"')
+    assert (problem.key, problem.message) == ("background", 'should be "white", "black", or a color such as "#808080"')
 
 
 @pytest.mark.parametrize("channels", [2, 4, 0, True, "3"])

@@ -80,9 +80,8 @@ def test_finds_the_folder_of_torchvision(tmp_path, mnist_root, kind, folder):
     assert len(kind(root=tmp_path).open()) == 30
 
 
-def test_the_fashion_of_debian():
-    assert FashionMnist.places[0].is_dir(), "apt-get install dataset-fashion-mnist"
-    train, test = FashionMnist().open(), FashionMnist(split="test").open()
+def test_the_real_fashion(fashion_mnist):
+    train, test = fashion_mnist.open(), FashionMnist(split="test").open()
     assert (len(train), len(test)) == (60_000, 10_000)
     assert torch.bincount(train.labels(torch.arange(60_000))).tolist() == [6_000] * 10
     names = [FashionMnist().info().classes[i] for i in train.labels(torch.arange(4))]

@@ -50,9 +50,9 @@ def test_the_recipes_page(capsys, tmp_path):
     text = packaged_recipes()["quickstart"].read_text()
     for right, wrong in {
         "\nchannels = ": "\nchanels = ",
-        "\nsteps = 1_000\n": '\nsteps = "2000"\n',
+        "\nsteps = 800\n": '\nsteps = "2000"\n',
         r"{ kind = \"adamw\".*?}": '"adm"',
-        "\\nevery = 500": "\\nevery = 0",
+        "\nevery = 400": "\nevery = 0",
     }.items():
         text = re.sub(right, wrong, text)
     (tmp_path / "my_digits.toml").write_text(text)

@@ -134,6 +134,13 @@ def test_an_error_reads_like_this(tiny_document):
     )
 
 
+def test_a_name_must_do_for_a_folder(tiny_document):
+    tiny_document["name"] = "../x"
+    assert message(validate, tiny_document, "r.toml") == (
+        "r.toml: 1 problem\n  name = \"../x\"\n    should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$'"
+    )
+
+
 def test_rules_between_tables_come_after_the_tables_themselves(tiny_document):
     tiny_document["sample"] = {"steps": 21, "guidance": 2.0}
     tiny_document["model"]["class_conditional"] = False

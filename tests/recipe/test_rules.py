@@ -19,6 +19,10 @@ from diffkit.errors import RecipeError
             "  callbacks[0].steps = 21\n    the process has 20 times, so at most 20 steps can be taken",
         ),
         ("model.multipliers=[1,1,1,1,1]", "  model.multipliers"),
+        (
+            'model.embedding={kind="table", times=19}',
+            "  model.embedding\n    this embedding knows 19 times, and process.steps = 20: give it as many",
+        ),
         ("model.attention_at=[3]", "  model.attention_at"),
         ("data={kind='image_folder', root='/no/such/folder', size=8}", "  data\n    /no/such/folder"),
     ],
