@@ -16,6 +16,7 @@ def find_problems(recipe: Recipe) -> list[Problem]:
     """Return everything that doesn't fit together, each with its key and a way out."""
     return [
         *_process(recipe),
+        *_objective(recipe),
         *_times(recipe),
         *_data_and_model(recipe),
         *_training(recipe),
@@ -30,10 +31,10 @@ def _process(recipe: Recipe) -> list[Problem]:
         process.alpha(process.at(torch.ones(1, dtype=torch.float64)))
     except ValueError as error:
         return [Problem("process", str(error))]
-    return [*_learned(recipe), *_times_of_the_network(recipe)]
+    return []
 
 
-def _learned(recipe: Recipe) -> list[Problem]:
+def _objective(recipe: Recipe) -> list[Problem]:
     """Return what of the objective does not fit the process."""
     objective = recipe.objective
     found = {
@@ -44,26 +45,19 @@ def _learned(recipe: Recipe) -> list[Problem]:
     return [Problem(f"objective.{key}", reason, kind) for (key, kind), reason in found.items() if reason]
 
 
-def _times_of_the_network(recipe: Recipe) -> list[Problem]:
-    known = recipe.model.times_known()
+def _times(recipe: Recipe) -> list[Problem]:
+    """Return that the network doesn't know all times of the process."""
+    process, known = recipe.process, recipe.model.times_known()
     if known is None:
         return []
-    if not isinstance(recipe.process, DiscreteProcess):
+    if not isinstance(process, DiscreteProcess):
         message = (
-            f"knows whole times only, and the process '{recipe.process.kind}' has real ones: use another embedding"
+            f"this embedding knows whole times only, and those of the process '{process.kind}' are real: use another"
         )
         return [Problem("model.embedding", message)]
-    if known < recipe.process.steps:
-        message = f"knows {known} times, and the process has {recipe.process.steps}: give it as many"
-        return [Problem("model.embedding", message)]
-    return []
-
-
-def _times(recipe: Recipe) -> list[Problem]:
-    known = recipe.model.times_known()
-    if known is None or recipe.process.steps <= known:
+    if process.steps <= known:
         return []
-    message = f"this embedding knows {known} times, and process.steps = {recipe.process.steps}: give it as many"
+    message = f"this embedding knows {known} times, and process.steps = {process.steps}: give it as many"
     return [Problem("model.embedding", message)]
 
 

@@ -98,11 +98,7 @@ FLOW = ("process={kind='flow'}", "objective.prediction='flow'")
         ),
         (
             [*FLOW, "model.embedding='table'"],
-            "  model.embedding\n    knows whole times only, and the process 'flow' has real ones: use",
-        ),
-        (
-            ["model.embedding={kind='table', times=19}"],
-            "  model.embedding\n    knows 19 times, and the process has 20: give it as many",
+            "  model.embedding\n    this embedding knows whole times only, and those of the process 'flow' are real",
         ),
     ],
 )
