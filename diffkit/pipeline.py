@@ -19,7 +19,7 @@ from diffkit.diffusion.process import Level
 from diffkit.errors import CheckpointError, RecipeError, UserError, did_you_mean
 from diffkit.random import ImageNoise, derive_seed
 from diffkit.recipe.load import validate
-from diffkit.recipe.rules import guidance_refused
+from diffkit.recipe.rules import guidance_refused, spacing_refused
 from diffkit.recipe.tables import Recipe, Sample
 from diffkit.spec import families
 from diffkit.storage.checkpoint import Header, read_weights
@@ -127,9 +127,8 @@ class Pipeline:
         Raises:
             UserError: If it can not.
         """
-        if settings.steps > self.recipe.process.steps:
-            most = self.recipe.process.steps
-            raise UserError(f"steps = {settings.steps}: the process has {most} times, so take at most {most} steps")
+        if problem := spacing_refused(self.recipe, settings.spacing, settings.steps):
+            raise UserError(f"{problem.key} = {problem.value}: {problem.message}")
         if reason := guidance_refused(self.recipe, settings.guidance):
             raise UserError(f"guidance = {settings.guidance}: {reason}")
 
@@ -176,6 +175,7 @@ class Pipeline:
                 self.network,
                 self.recipe.objective,
                 settings.x0_rule,
+                process=self.recipe.process,
                 labels=None if labels is None else labels.to(self.device),
                 null_label=len(self.data.classes),
                 guidance=settings.guidance,

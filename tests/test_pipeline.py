@@ -49,7 +49,7 @@ def test_the_label_and_the_guidance_matter(pipeline):
 
 
 def test_more_steps_than_times_are_refused(pipeline):
-    with pytest.raises(UserError, match="steps = 21: the process has 20 times, so take at most 20 steps"):
+    with pytest.raises(UserError, match="steps = 21: the process has 20 times, so at most 20 steps can be taken"):
         pipeline.sample(1, steps=21)
 
 

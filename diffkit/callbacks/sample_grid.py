@@ -33,11 +33,9 @@ class SampleGrid(Callback):
     """Number of sampling steps; that of the recipe's `[sample]` table by default."""
 
     def problems(self, recipe: Recipe) -> list[Problem]:
-        """Return that there are more sampling steps than times."""
-        most = recipe.process.steps
-        if self.steps is None or self.steps <= most:
-            return []
-        return [Problem("steps", f"the process has {most} times, so at most {most} steps can be taken", self.steps)]
+        """Return that the process cannot be sampled in so many steps."""
+        reason = None if self.steps is None else recipe.sample.spacing.refuses(recipe.process, self.steps)
+        return [Problem("steps", reason, self.steps)] if reason else []
 
     @hookimpl
     def on_train_step(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffkit.diffusion.denoise import Denoise, Denoised
 from diffkit.diffusion.objective import Network, Objective
-from diffkit.diffusion.process import Level, at_least_float32
+from diffkit.diffusion.process import Level, Process, at_least_float32
 from diffkit.diffusion.x0_rule import X0Rule
 
 
@@ -18,6 +18,7 @@ def make_denoise(
     objective: Objective,
     x0_rule: X0Rule,
     *,
+    process: Process | None = None,
     labels: Tensor | None = None,
     null_label: int = 0,
     guidance: float = 1.0,
@@ -31,6 +32,7 @@ def make_denoise(
         network: The network.
         objective: What it was trained for.
         x0_rule: What happens to an estimated x0.
+        process: The noise process, where it scales the network's input; None where it does not.
         labels: Labels ``[N]`` of the images; None for a network without classes.
         null_label: The label that stands for no class.
         guidance: The weight w of classifier-free guidance.
@@ -43,7 +45,8 @@ def make_denoise(
 
     def denoise(x: Tensor, level: Level) -> Denoised:
         time = torch.full((len(x),), level.time, dtype=torch.float32, device=x.device)
-        output = predict(x.to(dtype or x.dtype), time)
+        shown = x if process is None else _scaled(x, level, process)
+        output = predict(shown.to(dtype or x.dtype), time)
         output, x = output.to(at_least_float32(x.dtype)), x.to(at_least_float32(x.dtype))
         estimate = objective.prediction.x0(output, x, level.alpha, level.sigma)
         eps = objective.prediction.eps(output, x, level.alpha, level.sigma)
@@ -84,6 +87,13 @@ def with_guidance(
         return unconditional + guidance * (conditional - unconditional)
 
     return guided
+
+
+def _scaled(x: Tensor, level: Level, process: Process) -> Tensor:
+    """Scale x as the process wants it, in float32 at least: before, half a float might not hold it."""
+    alpha, sigma = torch.tensor([[level.alpha], [level.sigma]], dtype=torch.float64)
+    scale = process.input_scale(alpha, sigma)
+    return x if scale is None else scale.item() * x.to(at_least_float32(x.dtype))
 
 
 def _dtype_of(network: Network) -> torch.dtype | None:

@@ -17,7 +17,8 @@ from diffkit.diffusion.weighting import LossWeighting
 from diffkit.spec import Spec
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Maps noisy images ``[N, C, H, W]``, float32 times ``[N]`` and labels ``[N]`` or None to outputs."""
+"""Maps noisy images ``[N, C, H, W]``, scaled as the process says, float32 times ``[N]`` and labels ``[N]`` or None to
+outputs."""
 
 
 class Objective(Spec):
@@ -53,16 +54,18 @@ class Objective(Spec):
             process: The noise process.
             x0: Images ``[N, C, H, W]`` in [-1, 1].
             labels: Labels ``[N]``, some of them hidden already; None for a network without classes.
-            time: Integer times ``[N]``.
+            time: Times ``[N]`` of the process.
             noise: Standard normal noise of the shape of `x0`.
 
         Returns:
             Losses ``[N]``; their mean is what training lowers.
         """
         x = process.add_noise(x0, noise, time)
-        output = network(x, time.to(torch.float32), labels)
-        output = output.to(at_least_float32(output.dtype))
         alpha, sigma = process.alpha(time), process.sigma(time)
+        scale = process.input_scale(alpha, sigma)
+        shown = x if scale is None else (per_image(scale, x) * x).to(x.dtype)
+        output = network(shown, process.network_time(time).to(torch.float32), labels)
+        output = output.to(at_least_float32(output.dtype))
         target = self.prediction.target(x0, noise, per_image(alpha, x0), per_image(sigma, x0))
         weight = self.weighting.weight(alpha, sigma, self.prediction)
         return weight.to(output.dtype) * self.loss.per_image(output, target.to(output.dtype))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor
 
+from diffkit.diffusion.process import Process
 from diffkit.spec import Component
 
 
@@ -18,6 +20,17 @@ class Prediction(Component):
     """
 
     family = "prediction"
+    needs_signal: ClassVar[bool] = False
+    """Whether x0 cannot be told from an output where alpha is 0."""
+
+    def refuses(self, process: Process) -> str | None:
+        """Return why this cannot be learned of a process, and what to do, or None if it can."""
+        if self.needs_signal and process.no_signal_setting:
+            return (
+                f"process.{process.no_signal_setting} leaves no signal at the noisiest time, where a prediction of "
+                f"'{self.kind_name()}' says nothing of the image: use 'velocity', 'data' or 'flow'"
+            )
+        return None
 
     @abstractmethod
     def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -39,6 +52,7 @@ class NoisePrediction(Prediction):
     """
 
     kind: Literal["noise"] = "noise"
+    needs_signal: ClassVar[bool] = True
 
     def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return eps."""
@@ -95,3 +109,71 @@ class VelocityPrediction(Prediction):
     def eps(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """Return (sigma x + alpha output) / (alpha² + sigma²)."""
         return (sigma * x + alpha * output) / (alpha * alpha + sigma * sigma)
+
+
+class FlowPrediction(Prediction):
+    """The network outputs the direction from the image to the noise.
+
+    ``u = eps - x0``, the time derivative of the straight way x_t = (1 - t) x0 + t eps (Lipman et al. 2023, eq. 23;
+    Liu et al. 2023, eq. 1). So ``x0 = (x - sigma u) / (alpha + sigma)`` and ``eps = (x + alpha u) / (alpha + sigma)``;
+    alpha + sigma is 1 on the process `flow`. Well defined at both ends.
+    """
+
+    kind: Literal["flow"] = "flow"
+
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return eps - x0."""
+        return eps - x0
+
+    def x0(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+        """Return (x - sigma output) / (alpha + sigma)."""
+        return (x - sigma * output) / (alpha + sigma)
+
+    def eps(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+        """Return (x + alpha output) / (alpha + sigma)."""
+        return (x + alpha * output) / (alpha + sigma)
+
+
+class EdmPrediction(Prediction):
+    """The network outputs what a fixed part of x lacks to be x0, with a target of variance 1 at every level.
+
+    ``x0 = c_skip x + c_out F`` with ``c_skip = alpha sigma_data² / D``, ``c_out = sigma sigma_data / sqrt(D)`` and
+    ``D = sigma² + alpha² sigma_data²`` (Karras et al. 2022, eq. 7 and table 1, where alpha is 1). So
+    ``F = (sigma x0 / sigma_data - alpha sigma_data eps) / sqrt(D)``. Well defined at both ends. On a
+    variance-preserving process with sigma_data = 1 it is the velocity with the other sign.
+    """
+
+    kind: Literal["edm"] = "edm"
+    sigma_data: float = Field(0.5, gt=0)
+    """The standard deviation of the images, which are in [-1, 1]; the same as that of the process."""
+
+    def refuses(self, process: Process) -> str | None:
+        """Return that the process reckons with another standard deviation, if it does."""
+        return other_std(self.sigma_data, process)
+
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return (sigma x0 / sigma_data - alpha sigma_data eps) / sqrt(D)."""
+        return (sigma / self.sigma_data * x0 - alpha * self.sigma_data * eps) / self._d(alpha, sigma) ** 0.5
+
+    def x0(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+        """Return c_skip x + c_out output."""
+        d = self._d(alpha, sigma)
+        return alpha * self.sigma_data**2 / d * x + sigma * self.sigma_data / d**0.5 * output
+
+    def eps(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+        """Return sigma x / D - alpha sigma_data output / sqrt(D)."""
+        d = self._d(alpha, sigma)
+        return sigma / d * x - alpha * self.sigma_data / d**0.5 * output
+
+    def _d(self, alpha: Tensor | float, sigma: Tensor | float) -> Tensor | float:
+        return sigma * sigma + alpha * alpha * self.sigma_data**2
+
+
+def other_std(sigma_data: float, process: Process) -> str | None:
+    """Return why a setting `sigma_data` doesn't fit a process, or None if it does."""
+    if process.assumed_std in (None, sigma_data):
+        return None
+    return (
+        f"sigma_data = {sigma_data:g} here and {process.assumed_std:g} in the process: both are the standard deviation "
+        "of the images, so they must be the same"
+    )

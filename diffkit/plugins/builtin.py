@@ -32,16 +32,26 @@ def _data() -> list[type[Component]]:
 
 def _schedules() -> list[type[Component]]:
     from diffkit.schedules.cosine import Cosine
+    from diffkit.schedules.from_alpha_bar import FromAlphaBar
     from diffkit.schedules.ramps import Linear, Quadratic, ScaledLinear, Sigmoid, Warmup
     from diffkit.schedules.simple import Constant, Jsd
 
-    return [Linear, ScaledLinear, Quadratic, Cosine, Sigmoid, Constant, Jsd, Warmup]
+    return [Linear, ScaledLinear, Quadratic, Cosine, Sigmoid, Constant, Jsd, Warmup, FromAlphaBar]
 
 
 def _diffusion() -> list[type[Component]]:
     from diffkit.diffusion.ddpm_process import DdpmProcess
+    from diffkit.diffusion.edm_process import EdmProcess
+    from diffkit.diffusion.flow_process import FlowProcess
     from diffkit.diffusion.loss import L1, Huber, Mse, PseudoHuber
-    from diffkit.diffusion.prediction import DataPrediction, NoisePrediction, VelocityPrediction
+    from diffkit.diffusion.noise_spacings import Exponential, Karras, LogSnr, TimeList
+    from diffkit.diffusion.prediction import (
+        DataPrediction,
+        EdmPrediction,
+        FlowPrediction,
+        NoisePrediction,
+        VelocityPrediction,
+    )
     from diffkit.diffusion.samplers.adams import Deis, Ipndm, Lms
     from diffkit.diffusion.samplers.ddim import Ddim
     from diffkit.diffusion.samplers.ddpm import Ddpm
@@ -53,20 +63,30 @@ def _diffusion() -> list[type[Component]]:
     from diffkit.diffusion.samplers.predictor_corrector import PredictorCorrector
     from diffkit.diffusion.samplers.restart import Restart
     from diffkit.diffusion.samplers.unipc import UniPc
-    from diffkit.diffusion.spacing import Leading, Linspace, QuadraticSpacing, Trailing
-    from diffkit.diffusion.time_sampling import StratifiedTimes, UniformTimes
+    from diffkit.diffusion.stride_spacings import BetaQuantile, Leading, Linspace, QuadraticSpacing, Trailing
+    from diffkit.diffusion.time_sampling import LogitNormalTimes, LogNormalTimes, StratifiedTimes, UniformTimes
     from diffkit.diffusion.variance import FixedLarge, FixedSmall
-    from diffkit.diffusion.weighting import MinSnr, UniformWeighting
+    from diffkit.diffusion.weighting import (
+        P2,
+        EdmWeighting,
+        MinSnr,
+        SigmoidWeighting,
+        SnrWeighting,
+        SoftMinSnr,
+        TruncatedSnr,
+        UniformWeighting,
+    )
     from diffkit.diffusion.x0_rule import Clip, DynamicThreshold, NoRule
 
     return [
-        DdpmProcess,
-        *(NoisePrediction, DataPrediction, VelocityPrediction),
+        *(DdpmProcess, EdmProcess, FlowProcess),
+        *(NoisePrediction, DataPrediction, VelocityPrediction, FlowPrediction, EdmPrediction),
         *(FixedSmall, FixedLarge),
         *(Mse, L1, Huber, PseudoHuber),
-        *(UniformWeighting, MinSnr),
-        *(UniformTimes, StratifiedTimes),
-        *(Leading, Trailing, Linspace, QuadraticSpacing),
+        *(UniformWeighting, MinSnr, SoftMinSnr, SigmoidWeighting, SnrWeighting, TruncatedSnr, P2, EdmWeighting),
+        *(UniformTimes, StratifiedTimes, LogitNormalTimes, LogNormalTimes),
+        *(Leading, Trailing, Linspace, QuadraticSpacing, BetaQuantile),
+        *(Karras, Exponential, LogSnr, TimeList),
         *(Clip, DynamicThreshold, NoRule),
         *(Ddpm, Ddim, Euler, EulerAncestral, Heun, Restart, PredictorCorrector),
         *(Dpm2, Dpm2Ancestral, Dpmpp2SAncestral, DpmppSde, Dpmpp2M, Dpmpp2MSde, Dpmpp3M, Dpmpp3MSde),

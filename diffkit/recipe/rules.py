@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from diffkit.diffusion.process import DiscreteProcess
+from diffkit.diffusion.spacing import Spacing
 from diffkit.errors import DataError, Problem
 from diffkit.recipe.tables import Recipe
 
@@ -14,6 +16,7 @@ def find_problems(recipe: Recipe) -> list[Problem]:
     """Return everything that doesn't fit together, each with its key and a way out."""
     return [
         *_process(recipe),
+        *_objective(recipe),
         *_times(recipe),
         *_data_and_model(recipe),
         *_training(recipe),
@@ -23,18 +26,38 @@ def find_problems(recipe: Recipe) -> list[Problem]:
 
 
 def _process(recipe: Recipe) -> list[Problem]:
+    process = recipe.process
     try:
-        recipe.process.alpha(torch.tensor([0]))
+        process.alpha(process.at(torch.ones(1, dtype=torch.float64)))
     except ValueError as error:
         return [Problem("process", str(error))]
     return []
 
 
+def _objective(recipe: Recipe) -> list[Problem]:
+    """Return what of the objective does not fit the process."""
+    objective = recipe.objective
+    found = {
+        ("prediction", objective.prediction.kind): objective.prediction.refuses(recipe.process),
+        ("weighting", objective.weighting.kind): objective.weighting.refuses(recipe.process),
+        ("time_sampling", objective.time_sampling.kind): objective.time_sampling.refuses(recipe.process),
+    }
+    return [Problem(f"objective.{key}", reason, kind) for (key, kind), reason in found.items() if reason]
+
+
 def _times(recipe: Recipe) -> list[Problem]:
-    known = recipe.model.times_known()
-    if known is None or recipe.process.steps <= known:
+    """Return that the network doesn't know all times of the process."""
+    process, known = recipe.process, recipe.model.times_known()
+    if known is None:
         return []
-    message = f"this embedding knows {known} times, and process.steps = {recipe.process.steps}: give it as many"
+    if not isinstance(process, DiscreteProcess):
+        message = (
+            f"this embedding knows whole times only, and those of the process '{process.kind}' are real: use another"
+        )
+        return [Problem("model.embedding", message)]
+    if process.steps <= known:
+        return []
+    message = f"this embedding knows {known} times, and process.steps = {process.steps}: give it as many"
     return [Problem("model.embedding", message)]
 
 
@@ -55,9 +78,8 @@ def _training(recipe: Recipe) -> list[Problem]:
 
 def _sampling(recipe: Recipe) -> list[Problem]:
     problems = []
-    if recipe.sample.steps > recipe.process.steps:
-        message = f"the process has {recipe.process.steps} times, so at most {recipe.process.steps} steps can be taken"
-        problems.append(Problem("sample.steps", message, recipe.sample.steps))
+    if problem := spacing_refused(recipe, recipe.sample.spacing, recipe.sample.steps):
+        problems.append(replace(problem, key=f"sample.{problem.key}"))
     if reason := guidance_refused(recipe, recipe.sample.guidance):
         problems.append(Problem("sample.guidance", reason, recipe.sample.guidance))
     return problems
@@ -69,6 +91,15 @@ def _callbacks(recipe: Recipe) -> list[Problem]:
         for i, callback in enumerate(recipe.callbacks)
         for problem in callback.problems(recipe)
     ]
+
+
+def spacing_refused(recipe: Recipe, spacing: Spacing, steps: int) -> Problem | None:
+    """Return what is wrong with a number of steps or their spacing, or None if a model of this recipe can take them."""
+    process = recipe.process
+    if reason := spacing.refuses(process, steps):
+        too_many = isinstance(process, DiscreteProcess) and steps > process.steps
+        return Problem("steps", reason, steps) if too_many else Problem("spacing", reason, spacing.kind)
+    return None
 
 
 def guidance_refused(recipe: Recipe, guidance: float) -> str | None:

@@ -42,7 +42,7 @@ def test_one_checkpoint(diffkit, here):
     ("arguments", "message"),
     [
         (["runs/tiny-2"], "Error: runs/tiny-2: no such run or checkpoint. Did you mean 'tiny-1'?\n"),
-        (["--steps", "21"], "Error: steps = 21: the process has 20 times, so take at most 20 steps\n"),
+        (["--steps", "21"], "Error: steps = 21: the process has 20 times, so at most 20 steps can be taken\n"),
         (["--label", "ten"], "Error: no class is called 'ten'. Known: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"),
         (
             ["--sampler", "ddin"],

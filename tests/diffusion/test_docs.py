@@ -4,6 +4,7 @@ import importlib.util
 import math
 import re
 import sys
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from diffkit.diffusion.oracles import constant_noise, gaussian, gaussian_ode_end
 from diffkit.diffusion.process import CLEAN, Level, Process
 from diffkit.diffusion.samplers.base import Sampler
 from diffkit.diffusion.spacing import Spacing
+from diffkit.recipe.load import validate
 from diffkit.spec import register, unregister
 
 PAGE = Path(__file__).parents[2] / "docs" / "diffusion.md"
@@ -78,3 +80,13 @@ def test_the_documented_numbers_of_calls(row):
     levels = Spacing.choose("trailing").levels(Process.choose("ddpm"), 10)
     for kind in re.findall(r"\w+", kinds):
         assert Sampler.choose(kind).calls(levels) == (10 if calls == "n" else 19)
+
+
+@pytest.mark.parametrize("recipe", re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
+def test_the_documented_recipes_fit_together(tiny, recipe):
+    document = tiny().model_dump()
+    document["process"] = {}
+    for table, settings in tomllib.loads(recipe).items():
+        document[table] = {**document[table], **settings}
+    found = validate(document, "docs")
+    assert found.process.kind in ("edm", "flow")

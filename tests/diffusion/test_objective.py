@@ -239,3 +239,67 @@ def test_defaults():
     objective = Objective()
     assert (objective.prediction.kind, objective.loss.kind, objective.variance.kind) == ("noise", "mse", "fixed_small")
     assert math.isclose(objective.label_dropout, 0.1)
+
+
+class TestContinuousProcesses:
+    """What the network sees, in training and in sampling, is the same thing."""
+
+    @pytest.mark.parametrize("process", ["edm", "flow", {"kind": "ddpm", "zero_terminal_snr": True}])
+    @pytest.mark.parametrize("prediction", ["data", "velocity", "flow", "edm"])
+    def test_training_and_denoise_show_the_network_the_same(self, net, process, prediction):
+        process, objective = Process.choose(process), Objective(prediction=prediction)
+        time = process.at(torch.tensor([0.2, 0.7, 1.0], dtype=torch.float64))
+        x0, noise, _ = batch(torch.float64)
+        objective.training_loss(net.double(), process, x0, None, time, noise)
+        shown, seen_time, _ = net.calls[-1]
+        for i in range(3):
+            level = process.level(time[i].item())
+            x = level.alpha * x0[i : i + 1] + level.sigma * noise[i : i + 1]
+            make_denoise(net, objective, NONE, process=process)(x, level)
+            x_again, time_again, _ = net.calls[-1]
+            torch.testing.assert_close(x_again, shown[i : i + 1])
+            torch.testing.assert_close(time_again, seen_time[i : i + 1])
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_strong_noise_is_scaled_before_it_is_rounded(self, net, dtype):
+        process = Process.choose({"kind": "edm", "sigma_max": 1e5})
+        x = 1e5 * batch()[1]
+        denoise = make_denoise(net.to(dtype), Objective(prediction="edm"), NONE, process=process)
+        denoised = denoise(x, process.level(1e5))
+        assert denoised.x0.isfinite().all()
+        assert net.calls[-1][0].abs().max() < 10
+
+    @pytest.mark.parametrize("process", ["edm", "flow"])
+    @pytest.mark.parametrize("prediction", ["data", "velocity", "flow", "edm"])
+    @pytest.mark.parametrize("weighting", kinds_of(LossWeighting))
+    def test_losses_are_finite_at_both_ends(self, net, process, prediction, weighting):
+        process = Process.choose(process)
+        x0, noise, _ = batch()
+        time = process.at(torch.tensor([0.01, 0.5, 1.0], dtype=torch.float64))
+        objective = Objective(prediction=prediction, weighting=weighting)
+        loss = objective.training_loss(net, process, x0, torch.tensor([0, 4, 1]), time, noise)
+        loss.mean().backward()
+        assert all(p.grad.isfinite().all() for p in net.parameters())
+
+    def test_edm_is_the_papers_loss(self, net):
+        """Karras et al. 2022, eq. 8."""
+        process, objective = Process.choose("edm"), Objective(prediction="edm", weighting="edm")
+        x0, noise, _ = batch(torch.float64)
+        sigma = torch.tensor([0.01, 1.0, 40.0], dtype=torch.float64)
+        found = objective.training_loss(net.double(), process, x0, None, sigma, noise)
+        s = sigma.view(3, 1, 1, 1)
+        y = x0 + s * noise
+        output = net(y / (s**2 + 0.25).sqrt(), (sigma.log() / 4).float())
+        denoised = 0.25 / (s**2 + 0.25) * y + s * 0.5 / (s**2 + 0.25).sqrt() * output
+        expected = ((s**2 + 0.25) / (s * 0.5) ** 2 * (denoised - x0) ** 2).flatten(1).mean(1)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+    def test_rectified_flow_is_the_papers_loss(self, net):
+        """Liu et al. 2023, eq. 1, with time running the other way."""
+        process, objective = Process.choose("flow"), Objective(prediction="flow")
+        x0, noise, _ = batch(torch.float64)
+        time = torch.tensor([0.01, 0.4, 1.0], dtype=torch.float64)
+        found = objective.training_loss(net.double(), process, x0, None, time, noise)
+        t = time.view(3, 1, 1, 1)
+        output = net((1 - t) * x0 + t * noise, (1000 * time).float())
+        torch.testing.assert_close(found, ((output - (noise - x0)) ** 2).flatten(1).mean(1))

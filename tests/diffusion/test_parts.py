@@ -13,7 +13,7 @@ from diffkit.diffusion.prediction import Prediction
 from diffkit.diffusion.process import CLEAN, Process
 from diffkit.diffusion.time_sampling import TimeSampling
 from diffkit.diffusion.variance import Variance
-from diffkit.diffusion.weighting import LossWeighting
+from diffkit.diffusion.weighting import LossWeighting, X0Weighting
 from diffkit.diffusion.x0_rule import X0Rule
 from diffkit.random import torch_generator
 from diffkit.testing import kinds_of
@@ -65,6 +65,50 @@ def test_velocity_is_finite_at_both_ends():
     x, v = scalar(0.3), scalar(-0.4)
     assert (velocity.x0(v, x, 0.0, 1.0), velocity.eps(v, x, 0.0, 1.0)) == (-v, x)
     assert (velocity.x0(v, x, 1.0, 0.0), velocity.eps(v, x, 1.0, 0.0)) == (x, v)
+
+
+@pytest.mark.parametrize("kind", ["velocity", "flow", "edm", "data"])
+def test_what_needs_no_signal_is_finite_without_any(kind):
+    prediction = Prediction.choose(kind)
+    x0, eps, zero, one = scalar(0.3), scalar(-0.8), scalar(0.0), scalar(1.0)
+    output = prediction.target(x0, eps, zero, one)
+    torch.testing.assert_close(prediction.x0(output, eps, 0.0, 1.0), x0)
+    torch.testing.assert_close(prediction.eps(output, eps, 0.0, 1.0), eps)
+
+
+@pytest.mark.parametrize("kind", ["velocity", "flow", "edm", "noise"])
+def test_conversions_are_exact_without_noise(kind):
+    prediction = Prediction.choose(kind)
+    x0, eps, zero, one = scalar(0.3), scalar(-0.8), scalar(0.0), scalar(1.0)
+    output = prediction.target(x0, eps, one, zero)
+    torch.testing.assert_close(prediction.x0(output, x0, 1.0, 0.0), x0)
+    torch.testing.assert_close(prediction.eps(output, x0, 1.0, 0.0), eps)
+
+
+@settings(deadline=None)
+@given(log_sigma=st.floats(-6, 5), std=st.floats(0.2, 2), x=st.floats(-3, 3), output=st.floats(-3, 3))
+def test_edm_is_the_papers_table(log_sigma, std, x, output):
+    sigma = math.exp(log_sigma)
+    skip, out = std**2 / (sigma**2 + std**2), sigma * std / math.sqrt(sigma**2 + std**2)
+    prediction = Prediction.choose({"kind": "edm", "sigma_data": std})
+    found = prediction.x0(scalar(output), scalar(x), 1.0, sigma).item()
+    assert found == pytest.approx(skip * x + out * output, rel=1e-12, abs=1e-15)
+
+
+def test_edm_targets_have_variance_1_at_every_level():
+    draw = torch.Generator().manual_seed(0)
+    x0 = 0.5 * torch.randn(100_000, generator=draw, dtype=torch.float64)
+    eps = torch.randn(100_000, generator=draw, dtype=torch.float64)
+    for alpha, sigma in [(1.0, 0.002), (1.0, 0.5), (1.0, 80.0), (0.6, 0.8), (0.0, 1.0)]:
+        target = Prediction.choose("edm").target(x0, eps, scalar(alpha), scalar(sigma))
+        assert target.var().item() == pytest.approx(1, rel=0.02)
+
+
+def test_edm_with_unit_data_is_the_negated_velocity():
+    x, output = scalar(0.3), scalar(-0.4)
+    edm, velocity = Prediction.choose({"kind": "edm", "sigma_data": 1.0}), Prediction.choose("velocity")
+    torch.testing.assert_close(edm.x0(output, x, 0.6, 0.8), velocity.x0(-output, x, 0.6, 0.8))
+    torch.testing.assert_close(edm.eps(output, x, 0.6, 0.8), velocity.eps(-output, x, 0.6, 0.8))
 
 
 LEVELS = [(999, 998), (999, 0), (500, 250), (1, 0)]
@@ -130,6 +174,14 @@ def test_pseudo_huber_keeps_tiny_errors_in_float32():
     assert error.item() == pytest.approx(0.5e-10, rel=1e-6)
 
 
+def by_x0_at_no_signal(weighting):
+    return weighting.weight(scalar(0.0), scalar(1.0), Prediction.choose("data")).item() if is_by_x0(weighting) else 0.0
+
+
+def is_by_x0(weighting):
+    return isinstance(weighting, X0Weighting)
+
+
 @pytest.mark.parametrize("weighting", kinds_of(LossWeighting))
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_weights_are_finite_for_every_prediction_and_level(weighting, prediction):
@@ -142,7 +194,9 @@ def test_weights_are_finite_for_every_prediction_and_level(weighting, prediction
         assert weight.shape == levels[0].shape
         assert weight.dtype == levels[0].dtype
         assert (weight >= 0).all()
-        assert weight.isfinite().all()
+        # without signal, an error in eps is an infinite one in x0
+        says_nothing = prediction.needs_signal & (levels[0] == 0) & (by_x0_at_no_signal(weighting) > 0)
+        assert (weight.isfinite() | says_nothing).all()
 
 
 def test_min_snr_is_the_papers_formula_for_each_prediction():
@@ -165,9 +219,11 @@ def test_min_snr_at_no_signal():
     assert weights == {"noise": 1.0, "data": 0.0, "velocity": 0.0}
 
 
-def test_min_snr_gives_the_same_gradient_in_x0_for_every_prediction():
-    process, weighting, mse = Process.choose("ddpm"), LossWeighting.choose("min_snr"), Loss.choose("mse")
-    time = torch.tensor([0, 3, 200, 600, 999])
+@pytest.mark.parametrize("weighting", [w for w in kinds_of(LossWeighting) if is_by_x0(*w.values)])
+@pytest.mark.parametrize("process", kinds_of(Process))
+def test_a_weighting_gives_the_same_gradient_in_x0_for_every_prediction(weighting, process):
+    mse = Loss.choose("mse")
+    time = process.at(torch.tensor([0.001, 0.004, 0.2, 0.6, 0.99], dtype=torch.float64))
     alpha, sigma = process.alpha(time), process.sigma(time)
     shape = (5, 1, 1, 1)
     draw = torch.Generator().manual_seed(0)
@@ -175,15 +231,47 @@ def test_min_snr_gives_the_same_gradient_in_x0_for_every_prediction():
     a, s = alpha.view(shape), sigma.view(shape)
     x = a * x0 + s * eps
     gradients = []
-    for kind in ("noise", "data", "velocity"):
-        prediction = Prediction.choose(kind)
+    for prediction in (prediction.values[0] for prediction in PREDICTIONS):
         estimate = guess.clone().requires_grad_()
         output = prediction.target(estimate, (x - a * estimate) / s, a, s)
         target = prediction.target(x0, eps, a, s)
         (weighting.weight(alpha, sigma, prediction) * mse.per_image(output, target)).sum().backward()
         gradients.append(estimate.grad)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(gradients[2], gradients[1], rtol=1e-8, atol=1e-10)
+    assert gradients[0].abs().min() > 0
+    weight = weighting.weight(alpha, sigma, Prediction.choose("data")).view(shape)
+    for gradient in gradients:
+        torch.testing.assert_close(gradient, weight * 2 * (guess - x0) / 4, rtol=1e-7, atol=1e-10)
+
+
+SNRS = torch.logspace(-6, 6, 50, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "prediction", "formula"),
+    [
+        ("snr", "data", lambda snr: snr),
+        ("snr", "noise", torch.ones_like),
+        ({"kind": "truncated_snr", "floor": 2.0}, "data", lambda snr: snr.clamp(min=2)),
+        ({"kind": "soft_min_snr", "gamma": 5.0}, "data", lambda snr: snr * 5 / (snr + 5)),
+        ({"kind": "soft_min_snr", "gamma": 5.0}, "velocity", lambda snr: snr * 5 / (snr + 5) / (snr + 1)),
+        ({"kind": "sigmoid", "bias": 1.5}, "noise", lambda snr: torch.sigmoid(1.5 - snr.log())),
+        ({"kind": "p2", "gamma": 0.5, "k": 2.0}, "noise", lambda snr: (2 + snr) ** -0.5),
+        ("edm", "data", lambda snr: snr + 4),
+        ("edm", {"kind": "edm"}, torch.ones_like),
+    ],
+)
+def test_weights_are_the_papers_formulas(weighting, prediction, formula):
+    alpha, sigma = torch.sqrt(SNRS / (1 + SNRS)), torch.sqrt(1 / (1 + SNRS))
+    found = LossWeighting.choose(weighting).weight(alpha, sigma, Prediction.choose(prediction))
+    torch.testing.assert_close(found, formula(SNRS), rtol=1e-9, atol=0)
+
+
+def test_sigmoid_is_soft_min_snr_in_other_words():
+    one = LossWeighting.choose({"kind": "sigmoid", "bias": math.log(4)})
+    other = LossWeighting.choose({"kind": "soft_min_snr", "gamma": 4.0})
+    alpha, sigma = torch.sqrt(SNRS / (1 + SNRS)), torch.sqrt(1 / (1 + SNRS))
+    for prediction in (prediction.values[0] for prediction in PREDICTIONS):
+        torch.testing.assert_close(one.weight(alpha, sigma, prediction), other.weight(alpha, sigma, prediction))
 
 
 @pytest.mark.parametrize("sampling", kinds_of(TimeSampling))
@@ -196,6 +284,55 @@ class TestEveryTimeSampling:
         assert set(times.tolist()) == set(range(7))
         assert torch.equal(times, sampling.draw(1000, process, torch_generator("cpu", 0, "t")))
         assert not torch.equal(times, sampling.draw(1000, process, torch_generator("cpu", 1, "t")))
+
+    @pytest.mark.parametrize("process", ["edm", "flow", {"kind": "flow", "shift": 3.0, "time_max": 0.9}])
+    def test_real_times_reach_both_ends_and_follow_the_generator(self, sampling, process):
+        process = Process.choose(process)
+        times = sampling.draw(10_000, process, torch_generator("cpu", 0, "t"))
+        assert times.dtype == torch.float64
+        assert times.shape == (10_000,)
+        assert ((times > 0) & (times <= process.last)).all()
+        ratio = torch.sort(process.sigma(times) / process.alpha(times)).values
+        assert ratio[0] < 0.1
+        assert ratio[-1] > 3
+        assert torch.equal(times, sampling.draw(10_000, process, torch_generator("cpu", 0, "t")))
+
+
+def quantile_error(values, cdf):
+    """Return the Kolmogorov-Smirnov distance between values and a distribution."""
+    values = values.sort().values
+    exact = cdf(values)
+    return (exact - torch.arange(1, len(values) + 1) / len(values)).abs().max().item()
+
+
+def normal_cdf(z):
+    return (1 + torch.erf(z / math.sqrt(2))) / 2
+
+
+@pytest.mark.parametrize(
+    ("sampling", "process", "cdf"),
+    [
+        ("uniform", "flow", lambda t: t),
+        ("stratified", "flow", lambda t: t),
+        ("uniform", "edm", lambda s: torch.log(s / 0.002) / math.log(80 / 0.002)),
+        ("lognormal", "edm", lambda s: normal_cdf((s.log() + 1.2) / 1.2)),
+        ({"kind": "logit_normal", "mean": 0.5, "std": 0.7}, "flow", lambda t: normal_cdf((torch.logit(t) - 0.5) / 0.7)),
+        ({"kind": "lognormal", "mean": 0.5, "std": 0.7}, "flow", lambda t: normal_cdf((torch.logit(t) - 0.5) / 0.7)),
+    ],
+)
+def test_real_times_have_the_distribution_of_the_paper(sampling, process, cdf):
+    times = TimeSampling.choose(sampling).draw(10_000, Process.choose(process), torch_generator("cpu", 5))
+    assert quantile_error(times, cdf) < 0.02  # exceeded with a chance of 7e-4
+
+
+def test_lognormal_takes_the_nearest_of_numbered_times():
+    process = Process.choose("ddpm")
+    times = TimeSampling.choose("lognormal").draw(10_000, process, torch_generator("cpu", 5))
+    ratio = (process.sigma(times) / process.alpha(times)).log()
+    assert ratio.mean().item() == pytest.approx(-1.2, abs=0.06)
+    assert times.float().median().item() == pytest.approx(
+        process.time_of(torch.tensor([2.4], dtype=torch.float64)).item(), abs=5
+    )
 
 
 @pytest.mark.parametrize("kind", ["uniform", "stratified"])

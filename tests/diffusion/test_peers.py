@@ -194,3 +194,103 @@ class TestWhereDiffusersDiffers:
         assert PROCESS.level(0).sigma == pytest.approx(0.01, rel=1e-15)
         assert math.isclose(wrong, 0.01, rel_tol=1e-3)
         assert not math.isclose(wrong, 0.01, rel_tol=1e-5)
+
+
+EDM = Process.choose("edm")
+
+
+class TestEdm:
+    @pytest.mark.parametrize("sigma", [0.002, 0.5, 3.0, 80.0])
+    @pytest.mark.parametrize("kind", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+    def test_preconditioning(self, kind, sigma):
+        scheduler = getattr(diffusers, kind)()
+        x, output = start() * sigma, start().flip(0)
+        level = EDM.level(sigma)
+        theirs_in = scheduler.precondition_inputs(x, sigma)
+        alpha, sigmas = torch.ones(1, dtype=torch.float64), torch.tensor([sigma], dtype=torch.float64)
+        torch.testing.assert_close(EDM.input_scale(alpha, sigmas).float() * x, theirs_in)
+        assert level.time == pytest.approx(scheduler.precondition_noise(sigma).item(), rel=1e-5)
+        prediction = Objective(prediction="edm").prediction
+        found = prediction.x0(output, x, level.alpha, level.sigma)
+        torch.testing.assert_close(found, scheduler.precondition_outputs(x, output, sigma), rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("count", [2, 10, 50])
+    @pytest.mark.parametrize("spacing", ["karras", "exponential"])
+    def test_levels(self, spacing, count):
+        scheduler = diffusers.EDMEulerScheduler(sigma_schedule=spacing)
+        scheduler.set_timesteps(count)
+        levels = Spacing.choose(spacing).levels(EDM, count)
+        assert [level.sigma for level in levels] == pytest.approx(scheduler.sigmas.tolist(), rel=1e-5)
+        assert [level.time for level in levels[:-1]] == pytest.approx(scheduler.timesteps.tolist(), rel=1e-5, abs=1e-6)
+
+    def test_euler(self):
+        """Euler's method in x and sigma is DDIM on this process."""
+        scheduler = diffusers.EDMEulerScheduler()
+        scheduler.set_timesteps(10)
+        x = start() * 80
+        denoise = make_denoise(network, Objective(prediction="edm"), X0Rule.choose("none"), process=EDM)
+        levels = Spacing.choose("karras").levels(EDM, 10)
+        for time, step in zip(scheduler.timesteps, pairwise(levels), strict=True):
+            output = network(scheduler.scale_model_input(x, time), time.expand(2))
+            after = scheduler.step(output, time, x).prev_sample
+            found = Sampler.choose("ddim").sample(denoise, step, x, start)
+            torch.testing.assert_close(found, after, rtol=2e-5, atol=2e-5)
+            x = after
+
+    @pytest.mark.parametrize("count", [2, 10, 40])
+    def test_spacings_of_a_discrete_process_round_these(self, count):
+        for spacing, flag in [("karras", "use_karras_sigmas"), ("exponential", "use_exponential_sigmas")]:
+            scheduler = peer("EulerDiscreteScheduler", timestep_spacing="linspace", **{flag: True})
+            scheduler.set_timesteps(count)
+            levels = Spacing.choose(spacing).levels(PROCESS, count)[:-1]
+            times = [level.time for level in levels]
+            # theirs are real times between ours; near the clean end, several of theirs may be one of ours
+            wanted = scheduler.timesteps.tolist()
+            apart = [i for i in range(count) if i + 1 == count or wanted[i] - wanted[i + 1] > 2]
+            assert [times[i] for i in apart[:-1]] == pytest.approx([wanted[i] for i in apart[:-1]], abs=1.01)
+
+
+class TestFlow:
+    @pytest.mark.parametrize("count", [2, 10, 50])
+    def test_levels(self, count):
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+        scheduler.set_timesteps(count)
+        levels = Spacing.choose("linspace").levels(Process.choose("flow"), count)
+        assert [level.sigma for level in levels] == pytest.approx(scheduler.sigmas.tolist(), rel=1e-5)
+        assert [level.time for level in levels[:-1]] == pytest.approx(scheduler.timesteps.tolist(), rel=1e-5)
+
+    @pytest.mark.parametrize("shift", [1.0, 3.0])
+    def test_levels_with_a_shift(self, shift):
+        """Passed its own sigmas, which it then shifts: the trailing levels."""
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+        scheduler.set_timesteps(sigmas=[1 - i / 20 for i in range(20)])
+        levels = Spacing.choose("trailing").levels(Process.choose({"kind": "flow", "shift": shift}), 20)
+        assert [level.sigma for level in levels] == pytest.approx(scheduler.sigmas.tolist(), rel=1e-5)
+        assert [level.time for level in levels[:-1]] == pytest.approx(scheduler.timesteps.tolist(), rel=1e-5)
+
+    def test_where_diffusers_differs_it_shifts_the_last_level_twice(self):
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+        scheduler.set_timesteps(10)
+        once = Spacing.choose("linspace").levels(Process.choose({"kind": "flow", "shift": 3.0}), 10)[-2].sigma
+        assert once == pytest.approx(3 * 0.001 / 1.002, rel=1e-12)
+        assert scheduler.sigmas[-2].item() == pytest.approx(3 * once / (1 + 2 * once), rel=1e-5)
+
+    def test_euler(self):
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+        scheduler.set_timesteps(10)
+        process, x = Process.choose("flow"), start()
+        denoise = make_denoise(network, Objective(prediction="flow"), X0Rule.choose("none"), process=process)
+        levels = Spacing.choose("linspace").levels(process, 10)
+        for time, step in zip(scheduler.timesteps, pairwise(levels), strict=True):
+            after = scheduler.step(network(x, time.expand(2)), time, x).prev_sample
+            found = Sampler.choose("ddim").sample(denoise, step, x, start)
+            torch.testing.assert_close(found, after, rtol=1e-5, atol=1e-5)
+            x = after
+
+
+def test_zero_terminal_snr():
+    scheduler = diffusers.DDIMScheduler(beta_schedule="scaled_linear", rescale_betas_zero_snr=True, beta_start=0.00085)
+    process = Process.choose(
+        {"kind": "ddpm", "zero_terminal_snr": True, "schedule": {"kind": "scaled_linear", "end": 0.02}}
+    )
+    torch.testing.assert_close(process.alphas_cumprod.float(), scheduler.alphas_cumprod, rtol=1e-4, atol=1e-6)

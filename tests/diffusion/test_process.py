@@ -123,35 +123,84 @@ def test_posterior_holds_for_growing_noise_too():
     assert posterior(Level(1.0, 1.0, 2.0), Level(0.0, 1.0, 1.0)) == (0.75, 0.25, 0.75)
 
 
+def evenly(count):
+    return torch.linspace(0, 1, count, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("process", kinds_of(Process))
 class TestEveryProcess:
     def test_levels(self, process):
-        times = torch.arange(process.steps)
+        times = process.at(evenly(1000))
         alpha, sigma = process.alpha(times), process.sigma(times)
         assert alpha.dtype == sigma.dtype == torch.float64
         assert alpha.shape == sigma.shape == times.shape
         assert (alpha.diff() <= 0).all()
+        assert (sigma.diff() > 0).all()
         assert (sigma > 0).all()
-        level = process.level(7)
-        assert (level.time, level.alpha, level.sigma) == (7.0, alpha[7].item(), sigma[7].item())
+        torch.testing.assert_close(process.log_snr(times), 2 * (alpha.log() - sigma.log()), rtol=1e-9, atol=1e-9)
+        level = process.level(times[7].item())
+        seen = process.network_time(times)[7].item()
+        assert (level.time, level.alpha, level.sigma) == (seen, alpha[7].item(), sigma[7].item())
 
-    @pytest.mark.parametrize("time", [-1, 1000])
-    def test_a_time_that_is_not_there(self, process, time):
-        with pytest.raises(ValueError, match=f"the process has the times 0 to 999, not {time}"):
-            process.level(time)
+    def test_times_follow_from_the_log_snr(self, process):
+        times = process.at(evenly(1000))[1:].double()
+        again = process.time_of(process.log_snr(times))
+        torch.testing.assert_close(again, times, rtol=1e-9, atol=0)
+        assert process.nearest(process.log_snr(times)[200].item() / 2).sigma == pytest.approx(
+            process.sigma(times)[200].item(), rel=1e-9
+        )
+
+    def test_real_times_lie_between(self, process):
+        times = process.at(evenly(50))[:-1].double()
+        times = (times[1:] + times[:-1]) / 2 + 0.25 * times.diff()
+        snr = process.log_snr(times)
+        assert (snr.diff() < 0).all()
+        torch.testing.assert_close(process.time_of(snr), times, rtol=1e-9, atol=0)
+        torch.testing.assert_close(
+            snr, 2 * torch.log(process.alpha(times) / process.sigma(times)), rtol=1e-9, atol=1e-9
+        )
+
+    def test_the_input_scale_is_none_or_gives_images_of_the_assumed_size_the_variance_1(self, process):
+        times = process.at(evenly(20))
+        alpha, sigma = process.alpha(times), process.sigma(times)
+        scale = process.input_scale(alpha, sigma)
+        if scale is not None:
+            variance = (alpha * process.assumed_std) ** 2 + sigma**2
+            torch.testing.assert_close(scale**2 * variance, torch.ones_like(scale))
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
     def test_add_noise_rounds_once(self, process, dtype):
         draw = torch.Generator().manual_seed(0)
         x0, noise = (torch.randn(4, 3, 16, 16, generator=draw).to(dtype) for _ in range(2))
-        time = torch.tensor([0, 1, 500, 999])
+        time = process.at(torch.tensor([0, 0.001, 0.5, 1], dtype=torch.float64))
         x = process.add_noise(x0, noise, time)
         assert x.dtype == dtype
         alpha, sigma = (v.view(4, 1, 1, 1) for v in (process.alpha(time), process.sigma(time)))
         exact = alpha * x0.double() + sigma * noise.double()
         once = 0.51 * torch.finfo(dtype).eps  # a correctly rounded number is within half a unit in the last place
-        calculation = 4 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+        calculation = 4 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps * sigma.max().clamp(min=1).item()
         torch.testing.assert_close(x.double(), exact, rtol=once, atol=calculation)
+
+
+@pytest.mark.parametrize("time", [-1, 1000, 999.5])
+def test_a_time_that_is_not_there(time):
+    with pytest.raises(ValueError, match=f"the process has the times 0 to 999, not {time}"):
+        ddpm().level(time)
+
+
+@pytest.mark.parametrize(
+    ("kind", "time", "message"),
+    [
+        ("flow", 1.5, "above 0 and up to 1, not 1.5"),
+        ("flow", 0, "above 0 and up to 1, not 0"),
+        ("edm", -2, "above 0, not -2"),
+        ("edm", math.inf, "above 0, not inf"),
+        ("flow", math.nan, "above 0 and up to 1, not nan"),
+    ],
+)
+def test_a_real_time_that_is_not_there(kind, time, message):
+    with pytest.raises(ValueError, match=f"the process has the times {message}"):
+        Process.choose(kind).level(time)
 
 
 def test_tables_are_shared_by_equal_processes_and_not_kept_by_changed_copies():
@@ -164,6 +213,7 @@ def test_tables_are_shared_by_equal_processes_and_not_kept_by_changed_copies():
     assert one.model_dump() == {
         "kind": "ddpm",
         "steps": 50,
+        "zero_terminal_snr": False,
         "schedule": {"kind": "linear", "start": 1e-4, "end": 0.02, "scale_to_steps": False},
     }
 
@@ -214,3 +264,93 @@ def test_levels_have_a_time_for_the_network(steps, time):
     if time < steps:
         assert ddpm(steps=steps).level(time).time == time
     assert math.isnan(CLEAN.time)
+
+
+class TestZeroTerminalSnr:
+    """Lin et al. 2023, algorithm 1."""
+
+    @settings(deadline=None, max_examples=40)
+    @given(kind=schedules, steps=st.integers(2, 1200))
+    def test_is_the_papers_shift_and_scale(self, kind, steps):
+        plain, process = ddpm(steps=steps, schedule=kind), ddpm(steps=steps, schedule=kind, zero_terminal_snr=True)
+        times = torch.arange(steps)
+        alpha = plain.alpha(times)
+        expected = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+        torch.testing.assert_close(process.alpha(times), expected, rtol=1e-9, atol=1e-12)
+        assert process.alpha(times)[-1] == 0
+        assert process.sigma(times)[-1] == 1
+        assert process.level(0).sigma == plain.level(0).sigma
+        assert (process.alphas_cumprod.diff() < 0).all()
+        assert process.betas[-1] == 1
+        again = torch.cumprod(1 - process.betas, 0)
+        torch.testing.assert_close(again, process.alphas_cumprod, rtol=1e-9, atol=1e-15)
+
+    def test_needs_two_times(self):
+        with pytest.raises(ValueError, match="use at least 2 steps"):
+            ddpm(steps=1, zero_terminal_snr=True).level(0)
+
+    def test_log_snr_and_posterior_at_the_end(self):
+        process = ddpm(zero_terminal_snr=True)
+        assert process.log_snr(torch.tensor([999])).item() == -math.inf
+        assert process.log_snr(torch.tensor([999.0, 998.0])).tolist()[0] == -math.inf
+        assert process.time_of(torch.tensor([-math.inf, math.inf], dtype=torch.float64)).tolist() == [999.0, 0.0]
+        step = posterior(process.level(999), process.level(500))
+        level = process.level(500)
+        assert step == pytest.approx((level.alpha, 0.0, level.sigma**2), rel=1e-12)
+
+
+@settings(deadline=None)
+@given(kind=schedules, time=st.floats(0, 199))
+def test_between_times_the_log_snr_is_linear_and_the_variance_kept(kind, time):
+    process = ddpm(steps=200, schedule=kind)
+    low, high = process.level(math.floor(time)), process.level(math.ceil(time))
+    level = process.level(time)
+    assert level.time == time
+    assert level.alpha**2 + level.sigma**2 == pytest.approx(1, rel=1e-12)
+    part = time - math.floor(time)
+    expected = (1 - part) * math.log(low.alpha / low.sigma) + part * math.log(high.alpha / high.sigma)
+    assert math.log(level.alpha / level.sigma) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+class TestEdm:
+    """Karras et al. 2022, table 1."""
+
+    @settings(deadline=None)
+    @given(log_sigma=st.floats(-8, 8), std=st.floats(0.1, 2))
+    def test_the_papers_table(self, log_sigma, std):
+        sigma = math.exp(log_sigma)
+        process = Process.choose({"kind": "edm", "sigma_data": std})
+        level = process.level(sigma)
+        assert (level.alpha, level.sigma) == (1.0, sigma)
+        assert level.time == pytest.approx(math.log(sigma) / 4, rel=1e-12, abs=1e-15)
+        alpha, sigmas = torch.ones(1, dtype=torch.float64), torch.tensor([sigma], dtype=torch.float64)
+        assert process.input_scale(alpha, sigmas).item() == pytest.approx(1 / math.sqrt(sigma**2 + std**2), rel=1e-12)
+
+    def test_the_ends_are_exact(self):
+        ends = Process.choose("edm").at(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        assert ends.tolist() == [0.002, 80.0]
+
+    def test_an_empty_range(self):
+        with pytest.raises(ValueError, match="sigma_min = 90 must be smaller than sigma_max = 80"):
+            Process.choose({"kind": "edm", "sigma_min": 90})
+
+
+class TestFlow:
+    @settings(deadline=None)
+    @given(time=st.floats(1e-6, 1), shift=st.floats(0.1, 10))
+    def test_is_a_straight_way_with_shifted_times(self, time, shift):
+        level = Process.choose({"kind": "flow", "shift": shift}).level(time)
+        shifted = shift * time / (1 + (shift - 1) * time)
+        assert level.sigma == pytest.approx(shifted, rel=1e-12)
+        assert level.alpha + level.sigma == pytest.approx(1, rel=1e-12)
+        assert level.time == pytest.approx(1000 * shifted, rel=1e-12)
+
+    def test_both_ends_are_exact(self):
+        process = Process.choose({"kind": "flow", "shift": 3.0})
+        assert process.level(1.0) == Level(1000.0, 0.0, 1.0)
+        assert process.time_of(torch.tensor([-math.inf, math.inf])).tolist() == [1.0, 0.0]
+        assert 0 < process.at(torch.zeros(1, dtype=torch.float64)).item() < 1e-15
+
+    def test_an_empty_range(self):
+        with pytest.raises(ValueError, match=r"time_min = 0.5 must be smaller than time_max = 0.4"):
+            Process.choose({"kind": "flow", "time_min": 0.5, "time_max": 0.4})

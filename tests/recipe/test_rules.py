@@ -55,3 +55,77 @@ def test_problems_of_all_tables_come_together(tiny):
     keys = [problem.key for problem in caught.value.problems]
     assert {"sample.steps", "train.device_batch_size"} < set(keys)
     assert any(key.startswith("model.norm") for key in keys)
+
+
+FLOW = ("process={kind='flow'}", "objective.prediction='flow'")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ["process={kind='flow'}"],
+            '  objective.prediction = "noise"\n    process.time_max = 1 leaves no signal at the noisiest time, where a '
+            "prediction of 'noise' says nothing of the image: use 'velocity', 'data' or 'flow'",
+        ),
+        (
+            ["process.zero_terminal_snr=true"],
+            '  objective.prediction = "noise"\n    process.zero_terminal_snr = true leaves no signal at the noisiest',
+        ),
+        (
+            [*FLOW, "sample.spacing='karras'"],
+            '  sample.spacing = "karras"\n    process.time_max = 1 leaves no signal at the noisiest time, so the ratio',
+        ),
+        (
+            ["process={kind='edm', sigma_data=1.0}", "objective.prediction='edm'"],
+            '  objective.prediction = "edm"\n    sigma_data = 0.5 here and 1 in the process: both are the standard',
+        ),
+        (
+            ["process={kind='edm', sigma_data=1.0}", "objective.weighting='edm'"],
+            '  objective.weighting = "edm"\n    sigma_data = 0.5 here and 1 in the process: both are the standard',
+        ),
+        (
+            ["process={kind='edm'}", "sample.spacing={kind='leading', offset=1}"],
+            "  sample.spacing = \"leading\"\n    offset = 1 counts numbered times, which the process 'edm' has not",
+        ),
+        (
+            ["sample.spacing={kind='list', times=[19, 3]}"],
+            "  sample.spacing = \"list\"\n    the spacing 'list' has 2 times, so steps must be 2",
+        ),
+        (
+            ["sample.spacing={kind='list', times=[20, 4, 3, 2, 1]}"],
+            '  sample.spacing = "list"\n    the process has the times 0 to 19, not 20',
+        ),
+        (
+            [*FLOW, "model.embedding='table'"],
+            "  model.embedding\n    this embedding knows whole times only, and those of the process 'flow' are real",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_the_process(tiny, overrides, problem):
+    with pytest.raises(RecipeError) as caught:
+        tiny(*overrides)
+    assert str(caught.value).startswith(f"tiny: 1 problem\n{problem}")
+
+
+def test_all_that_does_not_fit_the_process_comes_together(tiny):
+    with pytest.raises(RecipeError) as caught:
+        tiny("process={kind='flow'}", "sample.spacing='karras'", "model.embedding='table'")
+    assert {problem.key for problem in caught.value.problems} == {
+        "objective.prediction",
+        "sample.spacing",
+        "model.embedding",
+    }
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        FLOW,
+        ["process={kind='flow', time_max=0.99}", "sample.spacing='karras'"],
+        ["process.zero_terminal_snr=true", "objective.prediction='velocity'"],
+        ["process={kind='edm'}", "objective.prediction='edm'", "sample.steps=5000"],
+    ],
+)
+def test_what_fits(tiny, overrides):
+    tiny(*overrides)

@@ -109,3 +109,37 @@ def test_ramps_stay_between_their_ends(start, more, steps):
         betas = BetaSchedule.choose({"kind": kind, "start": start, "end": end}).betas(steps)
         assert (betas >= start * (1 - 1e-12)).all()
         assert (betas <= end * (1 + 1e-12)).all()
+
+
+ALPHA_BARS = {
+    "cosine": lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2,
+    "exponential": lambda u: math.exp(-12 * u),
+    "vp": lambda u: math.exp(-0.1 * u - 9.95 * u**2),
+    "sigmoid": lambda u: (_sigmoid(3 - 6 * u) - _sigmoid(-3)) / (_sigmoid(3) - _sigmoid(-3)),
+    "linear": lambda u: 1 - u,
+}
+
+
+def _sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+@pytest.mark.parametrize("function", ALPHA_BARS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
+def test_from_alpha_bar_follows_its_function(function, steps):
+    betas = BetaSchedule.choose({"kind": "from_alpha_bar", "function": function}).betas(steps)
+    assert ((betas > 0) & (betas <= 0.999)).all()
+    alpha_bar = torch.cumprod(1 - betas, 0)
+    expected = [ALPHA_BARS[function](t / steps) for t in range(1, steps)]  # the last beta may be a capped one
+    assert alpha_bar[:-1].tolist() == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize(("function", "same"), [("cosine", "cosine"), ("linear", "jsd")])
+def test_from_alpha_bar_agrees_with_the_kinds_that_have_the_same_curve(function, same):
+    found = BetaSchedule.choose({"kind": "from_alpha_bar", "function": function}).betas(1000)
+    torch.testing.assert_close(found, BetaSchedule.choose(same).betas(1000), rtol=1e-9, atol=1e-13)
+
+
+def test_vp_is_the_limit_of_the_linear_betas():
+    found = BetaSchedule.choose({"kind": "from_alpha_bar", "function": "vp"}).betas(1000)
+    torch.testing.assert_close(found, BetaSchedule.choose("linear").betas(1000), rtol=0.08, atol=1e-5)

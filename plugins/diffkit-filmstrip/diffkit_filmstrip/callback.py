@@ -44,12 +44,11 @@ class Filmstrip(Callback):
     """Name of the picture; tells several strips of one run apart."""
 
     def problems(self, recipe: Recipe) -> list[Problem]:
-        """Return that there are more sampling steps than times, or that two strips have one name."""
+        """Return that the process cannot be sampled in so many steps, or that two strips have one name."""
         problems = []
-        most = recipe.process.steps
-        if self.steps is not None and self.steps > most:
-            message = f"the process has {most} times, so at most {most} steps can be taken"
-            problems.append(Problem("steps", message, self.steps))
+        reason = None if self.steps is None else recipe.sample.spacing.refuses(recipe.process, self.steps)
+        if reason:
+            problems.append(Problem("steps", reason, self.steps))
         strips = [callback for callback in recipe.callbacks if isinstance(callback, Filmstrip)]
         if sum(strip.name == self.name for strip in strips) > 1:
             problems.append(Problem("name", "several filmstrips have this name: give each its own", self.name))

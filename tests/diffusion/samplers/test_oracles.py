@@ -20,7 +20,7 @@ PROCESS = Process.choose("ddpm")
 COUNTS = [1, 2, 3, 5, 10, 50, T]
 FEW = COUNTS[:-1]
 SAMPLERS = kinds_of(Sampler)
-SPACINGS = kinds_of(Spacing)
+SPACINGS = [spacing for spacing in kinds_of(Spacing) if spacing.id != "list"]  # which has one number of times only
 SHAPE = (2, 1, 2, 2)
 DETERMINISTIC = [
     "ddim",
@@ -60,7 +60,8 @@ def normal(*shape, seed=5):
 
 
 @pytest.mark.parametrize(
-    ("spacing", "count"), [*((kind, count) for kind in sorted(Spacing.kinds) for count in FEW), ("trailing", T)]
+    ("spacing", "count"),
+    [*((kind, count) for kind in (spacing.id for spacing in SPACINGS) for count in FEW), ("trailing", T)],
 )
 @pytest.mark.parametrize("kind", DETERMINISTIC, ids=named)
 def test_constant_noise_stays_on_its_line_and_ends_at_x0(kind, spacing, count):
@@ -81,7 +82,8 @@ def test_constant_noise_stays_on_its_line_and_ends_at_x0(kind, spacing, count):
 
 
 @pytest.mark.parametrize(
-    ("spacing", "count"), [*((kind, count) for kind in sorted(Spacing.kinds) for count in FEW), ("trailing", T)]
+    ("spacing", "count"),
+    [*((kind, count) for kind in (spacing.id for spacing in SPACINGS) for count in FEW), ("trailing", T)],
 )
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_one_point_is_reached_by_everyone(sampler, spacing, count):
