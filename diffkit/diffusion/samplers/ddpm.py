@@ -27,9 +27,13 @@ class Ddpm(Sampler):
     def sample(self, denoise: Denoise, levels: Sequence[Level], x: Tensor, noise: Noise) -> Tensor:
         """Return the images ``[N, C, H, W]`` at the clean end."""
         for t, s in pairwise(levels):
-            estimate = denoise(x, t)
-            mean = posterior(t, s)
-            x = mean.x0 * estimate.x0 + mean.xt * x
-            if s.sigma > 0:
-                x = x + estimate.variance(t, s) ** 0.5 * noise()
+            x = ancestral_step(denoise, x, t, s, noise)
         return x
+
+
+def ancestral_step(denoise: Denoise, x: Tensor, t: Level, s: Level, noise: Noise) -> Tensor:
+    """Draw x at level s from p(x_s | x_t), given x at level t."""
+    estimate = denoise(x, t)
+    mean = posterior(t, s)
+    x = mean.x0 * estimate.x0 + mean.xt * x
+    return x + estimate.variance(t, s) ** 0.5 * noise() if s.sigma > 0 else x

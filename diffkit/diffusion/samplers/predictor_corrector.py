@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from diffkit.diffusion.denoise import Denoise
-from diffkit.diffusion.posterior import posterior
 from diffkit.diffusion.process import Level
 from diffkit.diffusion.samplers.base import Noise, Sampler
+from diffkit.diffusion.samplers.ddpm import ancestral_step
 
 
 class PredictorCorrector(Sampler):
@@ -35,13 +35,9 @@ class PredictorCorrector(Sampler):
     def sample(self, denoise: Denoise, levels: Sequence[Level], x: Tensor, noise: Noise) -> Tensor:
         """Return the images ``[N, C, H, W]`` at the clean end."""
         for t, s in pairwise(levels):
-            estimate = denoise(x, t)
-            mean = posterior(t, s)
-            x = mean.x0 * estimate.x0 + mean.xt * x
-            if s.sigma > 0:
-                x = x + estimate.variance(t, s) ** 0.5 * noise()
-                for _ in range(self.corrections):
-                    x = self._correct(denoise, x, s, noise())
+            x = ancestral_step(denoise, x, t, s, noise)
+            for _ in range(self.corrections if s.sigma > 0 else 0):
+                x = self._correct(denoise, x, s, noise())
         return x
 
     def _correct(self, denoise: Denoise, x: Tensor, level: Level, z: Tensor) -> Tensor:
