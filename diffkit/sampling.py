@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from diffkit.diffusion.process import half_log_snr
 from diffkit.errors import RecipeError, UserError
 from diffkit.images import grid, save_png
 from diffkit.pipeline import Batch, Pipeline
@@ -86,6 +87,29 @@ def sample_to_folder(
     about = {"model": str(source), "seed": seed, "label": label, "sample": settings.model_dump(mode="json")}
     write_atomically(folder / "sample.json", json.dumps(about, indent=2) + "\n")
     return [*files, picture]
+
+
+def describe_walk(pipeline: Pipeline, settings: Sample) -> str:
+    """Say which levels the sampler would visit, the log-SNR at each, and how often it would call the network.
+
+    Raises:
+        UserError: If the model can't be sampled so.
+    """
+    pipeline.check(settings)
+    levels = settings.spacing.levels(pipeline.recipe.process, settings.steps)
+    lines = ["  step          time         alpha         sigma       log-SNR"]
+    for step, level in enumerate(levels[:-1], start=1):
+        log_snr = 2 * half_log_snr(level)
+        lines.append(f"{step:6d} {level.time:13.6g} {level.alpha:13.6g} {level.sigma:13.6g} {log_snr:13.6g}")
+    calls = settings.sampler.calls(levels)
+    return "\n".join(
+        [
+            *lines,
+            f"then the clean end: alpha = {levels[-1].alpha:g}, sigma = {levels[-1].sigma:g}",
+            f"{settings.sampler.kind} with {settings.spacing.kind} spacing: {settings.steps} steps, "
+            f"{calls} network calls for each of {settings.count} images",
+        ]
+    )
 
 
 def _write_png(batches: Iterator[Batch], folder: Path, count: int) -> tuple[list[Path], torch.Tensor]:

@@ -31,11 +31,14 @@ def command(
     format: Annotated[Format, typer.Option(help="Numbered PNG files, or one npz file.")] = "png",
     device: Device = "auto",
     plugin: PluginFiles = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the noise levels and the number of network calls, and stop.")
+    ] = False,
 ) -> None:
     """Sample images of a trained model: numbered files and one grid."""
     from diffkit.cli.common import load_plugins, pick_device
     from diffkit.pipeline import Pipeline
-    from diffkit.sampling import sample_settings, sample_to_folder
+    from diffkit.sampling import describe_walk, sample_settings, sample_to_folder
     from diffkit.storage.runs import newest_run
 
     load_plugins(plugin)
@@ -51,5 +54,8 @@ def command(
         "guidance": guidance,
     }
     settings = sample_settings(pipeline.recipe, options, overrides or ())
+    if dry_run:
+        print(describe_walk(pipeline, settings))
+        return
     for file in sample_to_folder(pipeline, settings, source, out=out, seed=seed, label=label, format=format):
         print(file)

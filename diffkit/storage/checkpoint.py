@@ -155,6 +155,26 @@ def verify_checkpoint(folder: Path) -> int:
     Raises:
         CheckpointError: If it is not.
     """
+    step, hashes = _read_state(folder)
+    for name in (MODEL, EMA, OPTIMIZER):
+        _verify_file(folder / name, hashes)
+    return step
+
+
+def verify_weights(file: Path) -> None:
+    """Check one file of a checkpoint by its hash; a file that lies alone has none to check by.
+
+    Raises:
+        CheckpointError: If it is not what was written.
+    """
+    if (file.parent / STATE).is_file():
+        _, hashes = _read_state(file.parent)
+        if file.name in hashes:
+            _verify_file(file, hashes)
+
+
+def _read_state(folder: Path) -> tuple[int, dict[str, str]]:
+    """Return a checkpoint's step, and the hashes of its files by name."""
     try:
         state = json.loads((folder / STATE).read_text())
         step, hashes, version = int(state["step"]), dict(state["sha256"]), int(state["format"])
@@ -164,14 +184,16 @@ def verify_checkpoint(folder: Path) -> int:
         raise CheckpointError(f"{folder / STATE}: damaged") from None
     if version > FORMAT:
         raise _too_new(folder, state.get("version"))
-    for name in (MODEL, EMA, OPTIMIZER):
-        try:
-            whole = hashes.get(name) == sha256(folder / name)
-        except OSError as error:
-            raise CheckpointError(f"{folder / name}: cannot be read: {error.strerror}") from None
-        if not whole:
-            raise CheckpointError(f"{folder / name}: damaged: its SHA-256 is not the one in {STATE}")
-    return step
+    return step, hashes
+
+
+def _verify_file(file: Path, hashes: Mapping[str, str]) -> None:
+    try:
+        whole = hashes.get(file.name) == sha256(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None
+    if not whole:
+        raise CheckpointError(f"{file}: damaged: its SHA-256 is not the one in {STATE}")
 
 
 def list_checkpoints(parent: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diffkit.errors import CheckpointError, UserError, did_you_mean
-from diffkit.storage.checkpoint import EMA, MODEL, STATE, newest_whole
+from diffkit.storage.checkpoint import EMA, MODEL, STATE, newest_whole, verify_weights
 
 RUNS = Path("runs")
 """Where runs lie, under the working directory."""
@@ -46,15 +46,17 @@ def find_weights(path: Path, weights: str) -> Path:
         weights: ``ema`` or ``raw``; has no say where `path` is a file.
 
     Raises:
-        CheckpointError: If there is no whole checkpoint.
+        CheckpointError: If there is no whole checkpoint, or the file's hash shows that it is damaged.
     """
     if path.is_file():
+        verify_weights(path)
         return path
     if not path.is_dir():
         beside = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
         raise CheckpointError(f"{path}: no such run or checkpoint.{did_you_mean(path.name, beside)}")
     name = EMA if weights == "ema" else MODEL
     if (path / STATE).is_file() or (path / name).is_file():
+        verify_weights(path / name)
         return path / name
     newest = newest_whole(path / CHECKPOINTS)
     if newest is None:

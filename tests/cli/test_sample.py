@@ -29,6 +29,16 @@ def test_all_options(diffkit, here):
     assert (done.code, done.out) == (0, "mine/images.npz\nmine/grid.png\n")
 
 
+def test_dry_run_shows_the_levels_and_the_calls(diffkit, here):
+    done = diffkit("sample", "--steps", "3", "--sampler", "heun", "--dry-run")
+    lines = done.out.splitlines()
+    assert done.code == 0
+    assert [line.split()[:2] for line in lines[:4]] == [["step", "time"], ["1", "19"], ["2", "12"], ["3", "6"]]
+    assert lines[4] == "then the clean end: alpha = 1, sigma = 0"
+    assert lines[5] == "heun with trailing spacing: 3 steps, 5 network calls for each of 4 images"
+    assert not (here / "runs/tiny-1/samples").exists()
+
+
 def test_overrides_without_a_run(diffkit, here):
     assert diffkit("sample", "sampler=ddim", "sampler.eta=0.5", "count=1").code == 0
 

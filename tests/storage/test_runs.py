@@ -1,6 +1,7 @@
 """Run folders: their numbers, the newest, and the lock."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -62,3 +63,18 @@ def test_the_lock_keeps_another_process_out_and_ends_with_it(tmp_path):
         other.kill()
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("place", ["", "ema.safetensors"])
+def test_a_damaged_file_is_found_also_where_a_checkpoint_or_a_file_is_named(trained, tmp_path, place):
+    folder = tmp_path / "step-00000012"
+    shutil.copytree(trained / "checkpoints" / folder.name, folder)
+    assert find_weights(folder / place, "ema") == folder / "ema.safetensors"
+    file = folder / "ema.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors: damaged: its SHA-256 is not the one in state\.json"):
+        find_weights(folder / place, "ema")
+    (folder / "state.json").unlink()  # alone, the file can only be taken at its word
+    assert find_weights(folder / place, "ema") == file
