@@ -11,7 +11,31 @@ from diffkit.nn.base import Attention, Style, divisors
 from diffkit.nn.init import linear
 
 
-class FullAttention(Attention):
+class MultiHead(Attention):
+    """What kinds of attention with several heads share: two ways to say how many."""
+
+    heads: int = Field(1, ge=1)
+    """Number of heads. It must divide the channels."""
+    head_channels: int | None = Field(None, ge=1)
+    """Channels of one head, where the number of heads should grow with the channels; it then replaces `heads`."""
+
+    def count_heads(self, channels: int) -> int:
+        """Return the number of heads for so many channels.
+
+        Raises:
+            ValueError: If the channels cannot be split so; lists the numbers that can.
+        """
+        name, size = ("heads", self.heads) if self.head_channels is None else ("head_channels", self.head_channels)
+        if channels % size:
+            parts = f"{size} heads" if name == "heads" else f"heads of {size} channels"
+            raise ValueError(
+                f"{channels} channels cannot be split into {parts}. "
+                f"Allowed for {channels} channels: {name} = {divisors(channels)}"
+            )
+        return size if name == "heads" else channels // size
+
+
+class FullAttention(MultiHead):
     """Every place attends to every other, with a residual.
 
     y = x + W softmax(Q Kᵀ / sqrt(d)) V with Q, K, V linear in norm(x): Vaswani et al. 2017, eq. 1, placed in the U-Net
@@ -19,10 +43,6 @@ class FullAttention(Attention):
     """
 
     kind: Literal["self"] = "self"
-    heads: int = Field(1, ge=1)
-    """Number of heads. It must divide the channels."""
-    head_channels: int | None = Field(None, ge=1)
-    """Channels of one head, where the number of heads should grow with the channels; it then replaces `heads`."""
 
     def build(self, channels: int, style: Style) -> nn.Module:
         """Return a module ``[N, channels, H, W]`` to the same shape.
@@ -30,10 +50,10 @@ class FullAttention(Attention):
         Raises:
             ValueError: If the heads or the normalization don't fit the channels.
         """
-        return SelfAttention(channels, count_heads(channels, self.heads, self.head_channels), style)
+        return SelfAttention(channels, self.count_heads(channels), style)
 
 
-class EfficientAttention(Attention):
+class EfficientAttention(MultiHead):
     """Attention at a cost that is linear in the number of places, with a residual.
 
     y = x + W softmax_d(Q) (softmax_n(K)ᵀ V), where softmax_d runs over the channels of a head and softmax_n over the
@@ -43,8 +63,6 @@ class EfficientAttention(Attention):
     kind: Literal["linear"] = "linear"
     heads: int = Field(4, ge=1)
     """Number of heads. It must divide the channels."""
-    head_channels: int | None = Field(None, ge=1)
-    """Channels of one head, where the number of heads should grow with the channels; it then replaces `heads`."""
 
     def build(self, channels: int, style: Style) -> nn.Module:
         """Return a module ``[N, channels, H, W]`` to the same shape.
@@ -52,7 +70,7 @@ class EfficientAttention(Attention):
         Raises:
             ValueError: If the heads or the normalization don't fit the channels.
         """
-        return LinearAttention(channels, count_heads(channels, self.heads, self.head_channels), style)
+        return LinearAttention(channels, self.count_heads(channels), style)
 
 
 class NoAttention(Attention):
@@ -102,19 +120,3 @@ class LinearAttention(_Heads):
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return softmax_d(Q) (softmax_n(K)ᵀ V)."""
         return q.softmax(-1) @ (k.softmax(-2).transpose(-1, -2) @ v)
-
-
-def count_heads(channels: int, heads: int, head_channels: int | None) -> int:
-    """Return the number of heads that the settings ask for.
-
-    Raises:
-        ValueError: If the channels cannot be split so; lists the numbers that can.
-    """
-    name, size = ("heads", heads) if head_channels is None else ("head_channels", head_channels)
-    if channels % size:
-        parts = f"{heads} heads" if head_channels is None else f"heads of {head_channels} channels"
-        raise ValueError(
-            f"{channels} channels cannot be split into {parts}. "
-            f"Allowed for {channels} channels: {name} = {divisors(channels)}"
-        )
-    return heads if head_channels is None else channels // head_channels
