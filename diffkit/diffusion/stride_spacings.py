@@ -148,7 +148,8 @@ class BetaQuantile(StrideSpacing):
 
     def times(self, count: int, total: int) -> list[int]:
         """Return the times, falling."""
-        return distinct([(total - 1) * u for u in self._quantiles(count)], total)
+        # a time halfway between two must not fall to one of them by an error in the last digit
+        return distinct([round((total - 1) * u, 9) for u in self._quantiles(count)], total)
 
     def parts(self, count: int, least: float) -> list[float]:
         """Return the quantiles between least and 1, falling."""
