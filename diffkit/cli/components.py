@@ -12,7 +12,7 @@ from diffkit.cli.options import AsJson, PluginFiles
 from diffkit.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from diffkit.spec import KindInfo, Setting
+    from diffkit.spec import Component, KindInfo, Setting
 
 
 def command(
@@ -23,24 +23,25 @@ def command(
 ) -> None:
     """List what recipes are made of. One kind is shown with all its settings."""
     from diffkit.cli.common import load_plugins
+    from diffkit.spec import describe_kind
 
     load_plugins(plugin)
-    infos = find_components(family, kind)
+    kinds = find_components(family, kind)
     if as_json:
-        print(json.dumps([asdict(info) for info in infos], indent=2))
+        print(json.dumps([asdict(describe_kind(one)) for one in kinds], indent=2))
     elif kind is not None:
-        print(in_full(infos[0]))
+        print(in_full(describe_kind(kinds[0])))
     else:
-        print(listing(infos))
+        print(listing(kinds))
 
 
-def find_components(family: str | None = None, kind: str | None = None) -> list[KindInfo]:
-    """Describe the registered kinds of all families, of one, or one kind, in the order of the alphabet.
+def find_components(family: str | None = None, kind: str | None = None) -> list[type[Component]]:
+    """Return the registered kinds of all families, of one, or one kind, in the order of the alphabet.
 
     Raises:
         UserError: If there is no such family or kind; names the nearest.
     """
-    from diffkit.spec import describe_kind, families
+    from diffkit.spec import families
 
     known = families()
     if family is not None and family not in known:
@@ -50,20 +51,23 @@ def find_components(family: str | None = None, kind: str | None = None) -> list[
     if kind is not None and not kinds:
         names = sorted(known[str(family)].kinds)
         raise UserError(f"no {family} is called '{kind}'.{did_you_mean(kind, names)} Known: {', '.join(names)}")
-    return [describe_kind(cls) for cls in kinds]
+    return kinds
 
 
-def listing(infos: list[KindInfo]) -> str:
+def listing(kinds: list[type[Component]]) -> str:
     """Write one line a kind, under its family; name the owner where it isn't diffkit."""
+    from diffkit.spec import summary_of
+
     lines: list[str] = []
-    width = max((len(info.kind) for info in infos), default=0)
+    width = max((len(kind.kind_name()) for kind in kinds), default=0)
     family = ""
-    for info in infos:
-        if info.family != family:
-            family = info.family
+    for kind in kinds:
+        if kind.family != family:
+            family = kind.family
             lines += ["", family] if lines else [family]
-        owner = "" if info.owner == "diffkit" else f" [{info.owner}]"
-        lines.append(f"  {info.kind:<{width}}  {info.summary}{owner}")
+        name = kind.kind_name()
+        owner = "" if kind.owners[name] == "diffkit" else f" [{kind.owners[name]}]"
+        lines.append(f"  {name:<{width}}  {summary_of(kind)}{owner}")
     return "\n".join(lines)
 
 

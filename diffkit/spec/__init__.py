@@ -1,7 +1,7 @@
 """Typed tables of a recipe, and the registry of swappable components. Knows nothing of diffusion."""
 
 from diffkit.spec.component import Component, families, register, unregister
-from diffkit.spec.describe import KindInfo, Setting, describe_kind
+from diffkit.spec.describe import KindInfo, Setting, describe_kind, summary_of
 from diffkit.spec.docs import setting_docs
 from diffkit.spec.json_schema import json_schema
 from diffkit.spec.spec import Spec, problems_of
@@ -22,5 +22,6 @@ __all__ = [
     "register",
     "resolve_path",
     "setting_docs",
+    "summary_of",
     "unregister",
 ]

@@ -62,7 +62,16 @@ class KindInfo:
     @property
     def summary(self) -> str:
         """The first paragraph of the docstring, on one line."""
-        return " ".join(self.doc.partition("\n\n")[0].split())
+        return _first_paragraph(self.doc)
+
+
+def summary_of(kind: type[Component]) -> str:
+    """Return the first paragraph of a kind's docstring, on one line, without looking at its source."""
+    return _first_paragraph(inspect.cleandoc(kind.__doc__ or ""))
+
+
+def _first_paragraph(doc: str) -> str:
+    return " ".join(doc.partition("\n\n")[0].split())
 
 
 def describe_kind(kind: type[Component]) -> KindInfo:

@@ -63,9 +63,9 @@ def test_a_run_leaves_recipe_log_and_checkpoints(tiny, tmp_path):
 
 
 def test_training_lowers_the_loss(tiny, tmp_path):
-    train(tiny("train.steps=150", "train.log_every=50", "train.batch_size=16", "train.optimizer.lr=3e-3"), tmp_path)
+    train(tiny("train.steps=300", "train.log_every=50", "train.batch_size=16", "train.optimizer.lr=3e-3"), tmp_path)
     log = log_of(tmp_path)
-    assert log[-1]["loss"] < 0.8 * log[0]["loss"]
+    assert log[-1]["loss"] < 0.7 * log[0]["loss"]
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 11])
