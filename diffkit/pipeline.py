@@ -15,8 +15,10 @@ from diffkit.data.pixels import to_uint8
 from diffkit.diffusion.denoise import Denoise, Denoised
 from diffkit.diffusion.denoiser import make_denoise
 from diffkit.diffusion.generate import generate
+from diffkit.diffusion.guidance import Guidance
 from diffkit.diffusion.process import Level
 from diffkit.errors import CheckpointError, RecipeError, UserError, did_you_mean
+from diffkit.nn.base import Ports
 from diffkit.random import ImageNoise, derive_seed
 from diffkit.recipe.load import validate
 from diffkit.recipe.rules import guidance_refused, spacing_refused
@@ -30,8 +32,13 @@ def build_network(recipe: Recipe, data: DataInfo, device: torch.device | str = "
     """Build a recipe's network, with initial weights that follow from the recipe's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
-        network = recipe.model.build(data, recipe.objective.out_channels(data.channels))
+        network = recipe.model.build(data, ports_of(recipe, data))
     return network.to(device)
+
+
+def ports_of(recipe: Recipe, data: DataInfo) -> Ports:
+    """Return what a recipe's network takes and gives."""
+    return recipe.objective.ports(data.channels)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Pipeline:
         self.data = data
         self.network = network.eval()
         self.device = torch.device(device)
+        self._guides: dict[Path, nn.Module] = {}
 
     @classmethod
     def load(
@@ -130,7 +138,8 @@ class Pipeline:
         if problem := spacing_refused(self.recipe, settings.spacing, settings.steps):
             raise UserError(f"{problem.key} = {problem.value}: {problem.message}")
         if reason := guidance_refused(self.recipe, settings.guidance):
-            raise UserError(f"guidance = {settings.guidance}: {reason}")
+            raise UserError(f"guidance = {settings.guidance.weight}: {reason}")
+        self._guide(settings.guidance)
 
     def sample(self, count: int, *, seed: int = 0, label: str | int | None = None, **settings: Any) -> Tensor:
         """Sample images: uint8 ``[count, C, H, W]``.
@@ -171,20 +180,57 @@ class Pipeline:
         for start in range(0, count, settings.batch_size):
             numbers = range(start, min(count, start + settings.batch_size))
             labels = self.labels_of(label, numbers)
-            denoise = make_denoise(
-                self.network,
-                self.recipe.objective,
-                settings.x0_rule,
-                process=self.recipe.process,
-                labels=None if labels is None else labels.to(self.device),
-                null_label=len(self.data.classes),
-                guidance=settings.guidance,
-            )
+            denoise = self.denoise(settings, labels, on_call)
             noise = ImageNoise(seed, numbers, self.data.shape, self.device)
             with torch.inference_mode():
-                x0 = generate(_told(denoise, on_call), settings.sampler, levels, noise)
+                x0 = generate(denoise, settings.sampler, levels, noise)
                 images = to_uint8(x0).cpu()
             yield Batch(numbers, images, labels)
+
+    def denoise(
+        self, settings: Sample, labels: Tensor | None = None, on_call: Callable[[int], None] | None = None
+    ) -> Denoise:
+        """Return the model as samplers see it, for one walk of one batch.
+
+        Args:
+            settings: Its guidance and its rule for x0 count.
+            labels: Labels ``[N]`` of the images of a class-conditional model, as `labels_of` gives them.
+            on_call: Told the number of images in the batch after each call.
+        """
+        denoise = make_denoise(
+            self.network,
+            self.recipe.objective,
+            self.recipe.process,
+            settings.x0_rule,
+            labels=None if labels is None else labels.to(self.device),
+            null_label=len(self.data.classes),
+            guidance=settings.guidance,
+            guide=self._guide(settings.guidance),
+        )
+        return _told(denoise, on_call)
+
+    def _guide(self, guidance: Guidance) -> nn.Module | None:
+        """Return the second network that a guidance asks for, loaded once.
+
+        Raises:
+            UserError: If there is none, or it cannot take this one's place.
+        """
+        file = guidance.guide_file
+        if file is None:
+            return None
+        if file not in self._guides:
+            guide = Pipeline.load(file, device=self.device)
+            mine, its = (
+                (p.recipe.process, p.recipe.objective.prediction, p.data, p.recipe.model.class_conditional)
+                for p in (self, guide)
+            )
+            if mine != its or ports_of(self.recipe, self.data) != ports_of(guide.recipe, guide.data):
+                raise UserError(
+                    f"guidance.guide = {file}: was trained for another process, prediction or kind of images than the "
+                    "model it is to guide: name an earlier checkpoint of the same run"
+                )
+            self._guides[file] = guide.network
+        return self._guides[file]
 
 
 def recipe_of(header: Header, source: Path) -> Recipe:

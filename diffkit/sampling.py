@@ -39,7 +39,10 @@ def sample_settings(recipe: Recipe, options: Mapping[str, Any], overrides: Seque
         UserError: With every wrong setting.
     """
     table = recipe.sample.model_dump(mode="json")
-    table.update({name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    if "guidance" in given:  # the weight, whatever the recipe is guided by
+        given["guidance"] = {**table["guidance"], "weight": given["guidance"]}
+    table.update(given)
     for override in overrides:
         apply_override(table, override)
     try:
@@ -101,13 +104,15 @@ def describe_walk(pipeline: Pipeline, settings: Sample) -> str:
     for step, level in enumerate(levels[:-1], start=1):
         log_snr = 2 * half_log_snr(level)
         lines.append(f"{step:6d} {level.time:13.6g} {level.alpha:13.6g} {level.sigma:13.6g} {log_snr:13.6g}")
-    calls = settings.sampler.calls(levels)
+    called = settings.sampler.levels_called(levels)
+    evaluations = sum(settings.guidance.evaluations(level) for level in called)
+    twice = f" ({evaluations} evaluations with guidance)" if evaluations > len(called) else ""
     return "\n".join(
         [
             *lines,
             f"then the clean end: alpha = {levels[-1].alpha:g}, sigma = {levels[-1].sigma:g}",
             f"{settings.sampler.kind} with {settings.spacing.kind} spacing: {settings.steps} steps, "
-            f"{calls} network calls for each of {settings.count} images",
+            f"{len(called)} network calls{twice} for each of {settings.count} images",
         ]
     )
 

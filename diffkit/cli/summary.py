@@ -22,9 +22,11 @@ def command(recipe: RecipeName, overrides: Overrides = None, plugin: PluginFiles
     from diffkit.cli.common import load_plugins
     from diffkit.cli.validate import build_on_meta
     from diffkit.nn.summary import summarize
+    from diffkit.pipeline import ports_of
 
     chosen = load_plugins(plugin).open_recipe(recipe, overrides or ())
-    summary = summarize(build_on_meta(chosen), chosen.data.info())
+    data = chosen.data.info()
+    summary = summarize(build_on_meta(chosen), data, ports_of(chosen, data))
     table = as_table(summary, chosen.name)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:  # a pipe or a file takes lines of any length

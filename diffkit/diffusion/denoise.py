@@ -17,13 +17,14 @@ class Denoised:
     Attributes:
         x0: The clean images ``[N, C, H, W]``.
         eps: The noise, of the same shape.
-        variance: The variance of the ancestral step from the first level to the second.
+        variance: The variance of the ancestral step from the first level to the second; for each pixel where the
+            network says it.
     """
 
     x0: Tensor
     eps: Tensor
-    variance: Callable[[Level, Level], float]
+    variance: Callable[[Level, Level], float | Tensor]
 
 
 Denoise = Callable[[Tensor, Level], Denoised]
-"""Maps noisy images ``[N, C, H, W]``, all at one level, to their estimate. One network evaluation a call."""
+"""Maps noisy images ``[N, C, H, W]``, all at one level, to their estimate. One step of self-conditioning a call."""

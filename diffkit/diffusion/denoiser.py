@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from diffkit.diffusion.denoise import Denoise, Denoised
-from diffkit.diffusion.objective import Network, Objective
+from diffkit.diffusion.guidance import ClassifierFree, Guidance, Guided
+from diffkit.diffusion.objective import Network, Objective, Output
 from diffkit.diffusion.process import Level, Process, at_least_float32
 from diffkit.diffusion.x0_rule import X0Rule
 
@@ -16,84 +15,79 @@ from diffkit.diffusion.x0_rule import X0Rule
 def make_denoise(
     network: Network,
     objective: Objective,
+    process: Process,
     x0_rule: X0Rule,
     *,
-    process: Process | None = None,
     labels: Tensor | None = None,
     null_label: int = 0,
-    guidance: float = 1.0,
+    guidance: Guidance | None = None,
+    guide: Network | None = None,
 ) -> Denoise:
-    """Return the `denoise` function of a network.
+    """Return the `denoise` function of a network, for one walk of one batch.
 
-    It calls the network once, in the type of its weights, and goes on in float32 at least. Where the rule
-    changed x0, eps changes with it so that x = alpha x0 + sigma eps still holds.
+    It calls the network once (guidance may call more), in the type of its weights, and goes on in float32 at least.
+    Where the rule changed x0, eps changes with it so that x = alpha x0 + sigma eps still holds.
 
     Args:
         network: The network.
         objective: What it was trained for.
+        process: The noise process.
         x0_rule: What happens to an estimated x0.
-        process: The noise process, where it scales the network's input; None where it does not.
         labels: Labels ``[N]`` of the images; None for a network without classes.
         null_label: The label that stands for no class.
-        guidance: The weight w of classifier-free guidance.
-
-    Raises:
-        ValueError: If there is guidance without labels.
+        guidance: What steers the network; nothing by default.
+        guide: A second network, trained for the same objective, where the guidance asks for one.
     """
-    predict = with_guidance(network, labels, null_label, guidance)
-    dtype = _dtype_of(network)
+    guidance = guidance or ClassifierFree()
+    asked = [_Predictor(each, objective, process) for each in (network, guide) if each is not None]
+    model = Guided(
+        predict=asked[0],
+        labels=labels,
+        no_class=None if labels is None else torch.full_like(labels, null_label),
+        guide=asked[1] if guide is not None else None,
+    )
 
     def denoise(x: Tensor, level: Level) -> Denoised:
-        time = torch.full((len(x),), level.time, dtype=torch.float32, device=x.device)
-        shown = x if process is None else _scaled(x, level, process)
-        output = predict(shown.to(dtype or x.dtype), time)
-        output, x = output.to(at_least_float32(x.dtype)), x.to(at_least_float32(x.dtype))
-        estimate = objective.prediction.x0(output, x, level.alpha, level.sigma)
-        eps = objective.prediction.eps(output, x, level.alpha, level.sigma)
+        output = guidance.output(model, x, level)
+        x = x.to(at_least_float32(x.dtype))
+        value = output.value.to(x.dtype)
+        estimate = objective.prediction.x0(value, x, level.alpha, level.sigma)
+        eps = objective.prediction.eps(value, x, level.alpha, level.sigma)
         x0 = x0_rule.apply(estimate)
+        for predictor in asked:
+            predictor.estimate = x0
         # exactly eps where the rule changed nothing
         eps = eps + level.alpha / level.sigma * (estimate - x0)
-        return Denoised(x0, eps, objective.variance.of)
+
+        def variance(t: Level, s: Level) -> float | Tensor:
+            return objective.variance.of(t, s, process, output.variance)
+
+        return Denoised(x0, eps, variance)
 
     return denoise
 
 
-def with_guidance(
-    network: Network, labels: Tensor | None, null_label: int, guidance: float
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a network's output as a function of x and time, with classifier-free guidance.
+class _Predictor:
+    """Shows a network noisy images of one level, and the last estimate of x0 if it is to see that."""
 
-    ``output = output(no class) + w (output(class) - output(no class))`` (Ho & Salimans 2022, eq. 6, whose weight is
-    w - 1): w = 0 is unconditional, 1 conditional. One call of the network, of twice the images where both outputs
-    are needed. x0 and eps are linear in the output, so guiding it guides both.
+    def __init__(self, network: Network, objective: Objective, process: Process) -> None:
+        self.network, self.objective, self.process = network, objective, process
+        self.dtype = _dtype_of(network)
+        self.estimate: Tensor | None = None
 
-    Raises:
-        ValueError: If there is guidance without labels.
-    """
-    if labels is None:
-        if guidance != 1:
-            raise ValueError(f"guidance = {guidance} needs labels")
-        return lambda x, time: network(x, time, None)
-    no_class = torch.full_like(labels, null_label)
-    if guidance in (0, 1):
-        shown = labels if guidance == 1 else no_class
-        return lambda x, time: network(x, time, shown)
-    both = torch.cat([no_class, labels])
+    def __call__(self, x: Tensor, level: Level, labels: Tensor | None) -> Output:
+        time = torch.full((len(x),), level.time, dtype=torch.float32, device=x.device)
+        estimate = self.estimate
+        if estimate is not None:  # guidance may show every image twice
+            estimate = estimate.repeat(len(x) // len(estimate), 1, 1, 1)
+        shown = self._scaled(x, level)
+        return self.objective.ask(self.network, shown.to(self.dtype or x.dtype), time, labels, estimate=estimate)
 
-    def guided(x: Tensor, time: Tensor) -> Tensor:
-        output = network(torch.cat([x, x]), torch.cat([time, time]), both)
-        output = output.to(at_least_float32(output.dtype))  # w multiplies rounding errors too
-        unconditional, conditional = output.chunk(2)
-        return unconditional + guidance * (conditional - unconditional)
-
-    return guided
-
-
-def _scaled(x: Tensor, level: Level, process: Process) -> Tensor:
-    """Scale x as the process wants it, in float32 at least: before, half a float might not hold it."""
-    alpha, sigma = torch.tensor([[level.alpha], [level.sigma]], dtype=torch.float64)
-    scale = process.input_scale(alpha, sigma)
-    return x if scale is None else scale.item() * x.to(at_least_float32(x.dtype))
+    def _scaled(self, x: Tensor, level: Level) -> Tensor:
+        """Scale x as the process wants it, in float32 at least: before, half a float might not hold it."""
+        alpha, sigma = torch.tensor([[level.alpha], [level.sigma]], dtype=torch.float64)
+        scale = self.process.input_scale(alpha, sigma)
+        return x if scale is None else scale.item() * x.to(at_least_float32(x.dtype))
 
 
 def _dtype_of(network: Network) -> torch.dtype | None:

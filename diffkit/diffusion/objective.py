@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
@@ -10,15 +11,42 @@ from torch import Tensor
 
 from diffkit.diffusion.loss import Loss
 from diffkit.diffusion.prediction import Prediction
-from diffkit.diffusion.process import Process, at_least_float32, per_image
+from diffkit.diffusion.process import DiscreteProcess, Process, at_least_float32, per_image
 from diffkit.diffusion.time_sampling import TimeSampling
-from diffkit.diffusion.variance import Variance
+from diffkit.diffusion.true_step import true_step
+from diffkit.diffusion.variance import LearnedVariance, Variance
+from diffkit.diffusion.variational import bits_of_step
 from diffkit.diffusion.weighting import LossWeighting
+from diffkit.nn.base import Ports
 from diffkit.spec import Spec
 
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Maps noisy images ``[N, C, H, W]``, scaled as the process says, float32 times ``[N]`` and labels ``[N]`` or None to
-outputs."""
+Network = Callable[..., Tensor]
+"""Maps noisy images ``[N, in_channels, H, W]``, scaled as the process says, float32 times ``[N]``, labels ``[N]`` or
+None and, where it is conditioned by vectors, those ``[N, vector]`` to outputs ``[N, out_channels, H, W]``."""
+
+
+class Output(NamedTuple):
+    """What a network says, in float32 at least.
+
+    Attributes:
+        value: What the prediction reads, ``[N, C, H, W]``.
+        variance: What a learned variance reads, of the same shape; else None.
+    """
+
+    value: Tensor
+    variance: Tensor | None
+
+
+class Noise(NamedTuple):
+    """The noise of a training step.
+
+    Attributes:
+        target: The noise to learn, ``[N, C, H, W]``.
+        shown: The noise in the images that the network sees: the same, but for input perturbation.
+    """
+
+    target: Tensor
+    shown: Tensor
 
 
 class Objective(Spec):
@@ -37,13 +65,83 @@ class Objective(Spec):
     label_dropout: float = Field(0.1, ge=0, lt=1)
     """Chance that training hides an image's label from a class-conditional network, which classifier-free
     guidance needs (Ho & Salimans 2022, algorithm 1)."""
+    self_conditioning: bool = False
+    """Show the network its last estimate of x0 beside the noisy image. In training, half of the steps make one first,
+    without a gradient; it is zero in the others and at the start of sampling (Chen et al. 2023, algorithms 1 and 2)."""
+    offset_noise: float = Field(0.0, ge=0, le=10)
+    """Standard deviation of a further noise that is one number for each channel of an image, which lets the network
+    learn the images' brightness also where much noise hides it (Guttenberg 2023). About 0.1."""
+    input_perturbation: float = Field(0.0, ge=0, le=10)
+    """Standard deviation of a further noise in the images that the network sees, which it is not to find: training
+    then resembles sampling, with its errors (Ning et al. 2023, algorithm 1). The paper's gamma, about 0.1."""
 
-    def out_channels(self, channels: int) -> int:
-        """Return the number of channels that the network outputs, for images of so many."""
-        return channels
+    def ports(self, channels: int, vector: int = 0) -> Ports:
+        """Return what a network takes and gives, for images of so many channels.
+
+        Args:
+            channels: Number of channels of the images.
+            vector: Size of the vector that conditions the network.
+        """
+        return Ports(
+            in_channels=2 * channels if self.self_conditioning else channels,
+            out_channels=2 * channels if self.variance.learned else channels,
+            vector=vector,
+        )
+
+    def draw_noise(self, count: int, shape: tuple[int, ...], generator: torch.Generator) -> Noise:
+        """Draw the noise of a training step, for `count` images of a shape ``(C, H, W)``, in float32."""
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(size, generator=generator, device=generator.device)
+
+        noise = normal(count, *shape)
+        if self.offset_noise:
+            noise = noise + self.offset_noise * normal(count, shape[0], 1, 1)
+        if not self.input_perturbation:
+            return Noise(noise, noise)
+        return Noise(noise, noise + self.input_perturbation * normal(count, *shape))
+
+    def ask(
+        self,
+        network: Network,
+        x: Tensor,
+        time: Tensor,
+        labels: Tensor | None,
+        *,
+        estimate: Tensor | None = None,
+        vector: Tensor | None = None,
+    ) -> Output:
+        """Call the network once.
+
+        Args:
+            network: The network.
+            x: Noisy images ``[N, C, H, W]``, scaled as the process says.
+            time: Times ``[N]`` as the network sees them.
+            labels: Labels ``[N]``; None for a network without classes.
+            estimate: The last estimate of x0, for self-conditioning; zeros by default.
+            vector: Vectors ``[N, vector]`` for a network that is conditioned by any; zeros by default.
+        """
+        channels = x.shape[1]
+        if self.self_conditioning:
+            x = torch.cat((x, torch.zeros_like(x) if estimate is None else estimate.to(x.dtype)), dim=1)
+        time = time.to(torch.float32)
+        output = network(x, time, labels) if vector is None else network(x, time, labels, vector)
+        output = output.to(at_least_float32(output.dtype))
+        if not self.variance.learned:
+            return Output(output, None)
+        return Output(output[:, :channels], output[:, channels:])
 
     def training_loss(
-        self, network: Network, process: Process, x0: Tensor, labels: Tensor | None, time: Tensor, noise: Tensor
+        self,
+        network: Network,
+        process: Process,
+        x0: Tensor,
+        labels: Tensor | None,
+        time: Tensor,
+        noise: Noise | Tensor,
+        *,
+        vector: Tensor | None = None,
+        self_condition: bool = False,
     ) -> Tensor:
         """Return the weighted loss of each image (Ho et al. 2020, algorithm 1).
 
@@ -55,17 +153,38 @@ class Objective(Spec):
             x0: Images ``[N, C, H, W]`` in [-1, 1].
             labels: Labels ``[N]``, some of them hidden already; None for a network without classes.
             time: Times ``[N]`` of the process.
-            noise: Standard normal noise of the shape of `x0`.
+            noise: Standard normal noise of the shape of `x0`, or what `draw_noise` drew.
+            vector: Vectors ``[N, vector]`` for a network that is conditioned by any.
+            self_condition: Make an estimate first, for the network to see. Only for `self_conditioning`.
 
         Returns:
             Losses ``[N]``; their mean is what training lowers.
         """
-        x = process.add_noise(x0, noise, time)
-        alpha, sigma = process.alpha(time), process.sigma(time)
-        scale = process.input_scale(alpha, sigma)
+        noise = noise if isinstance(noise, Noise) else Noise(noise, noise)
+        x = process.add_noise(x0, noise.shown, time)
+        levels = process.alpha(time), process.sigma(time)
+        alpha, sigma = (per_image(level, x0) for level in levels)
+        scale = process.input_scale(*levels)
         shown = x if scale is None else (per_image(scale, x) * x).to(x.dtype)
-        output = network(shown, process.network_time(time).to(torch.float32), labels)
-        output = output.to(at_least_float32(output.dtype))
-        target = self.prediction.target(x0, noise, per_image(alpha, x0), per_image(sigma, x0))
-        weight = self.weighting.weight(alpha, sigma, self.prediction)
-        return weight.to(output.dtype) * self.loss.per_image(output, target.to(output.dtype))
+        seen = process.network_time(time)
+        estimate = None
+        if self_condition:
+            with torch.no_grad():
+                first = self.ask(network, shown, seen, labels, vector=vector)
+                estimate = self.prediction.x0(first.value, x, alpha, sigma)
+        output = self.ask(network, shown, seen, labels, estimate=estimate, vector=vector)
+        target = self.prediction.target(x0, noise.target, alpha, sigma)
+        weight = self.weighting.weight(*levels, self.prediction)
+        loss = weight.to(output.value.dtype) * self.loss.per_image(output.value, target.to(output.value.dtype))
+        return loss + self._variance_loss(process, x0, x, time, output)
+
+    def _variance_loss(self, process: Process, x0: Tensor, x: Tensor, time: Tensor, output: Output) -> Tensor | float:
+        """Return the part of the loss that trains a learned variance: `LearnedVariance`."""
+        variance = self.variance
+        if not isinstance(variance, LearnedVariance) or not isinstance(process, DiscreteProcess):
+            return 0.0
+        alpha, sigma = (per_image(level(time), x0) for level in (process.alpha, process.sigma))
+        estimate = self.prediction.x0(output.value.detach(), x, alpha, sigma)
+        step = true_step(process, time, x0)
+        bits = bits_of_step(x0, estimate, variance.log_of(step, output.variance), step, time)
+        return variance.vlb_weight * process.steps * bits

@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from diffkit.diffusion.process import Level
+from torch import Tensor
+
+Number = TypeVar("Number", float, Tensor)
+Given = TypeVar("Given", float, Tensor, covariant=True)
 
 
-class Transition(NamedTuple):
+class AnyLevel(Protocol[Given]):
+    """One level as numbers, or the levels of several images as tensors that multiply them."""
+
+    @property
+    def alpha(self) -> Given:
+        """The signal level."""
+
+    @property
+    def sigma(self) -> Given:
+        """The noise level."""
+
+
+class Levels(NamedTuple):
+    """The levels of several images, shaped to multiply them."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+
+class Transition(NamedTuple, Generic[Number]):
     """q(x_t | x_s) = N(alpha x_s, variance I)."""
 
-    alpha: float
-    variance: float
+    alpha: Number
+    variance: Number
 
 
-class Posterior(NamedTuple):
+class Posterior(NamedTuple, Generic[Number]):
     """q(x_s | x_t, x_0) = N(x0 * x_0 + xt * x_t, variance I)."""
 
-    x0: float
-    xt: float
-    variance: float
+    x0: Number
+    xt: Number
+    variance: Number
 
 
-def transition(t: Level, s: Level) -> Transition:
+def transition(t: AnyLevel[Number], s: AnyLevel[Number]) -> Transition[Number]:
     """Return q(x_t | x_s) from level s to the noisier level t.
 
     ``alpha_ts = alpha_t / alpha_s``, ``variance_ts = sigma_t² - alpha_ts² sigma_s²`` (Kingma et al. 2021,
@@ -33,7 +55,7 @@ def transition(t: Level, s: Level) -> Transition:
     return Transition(alpha, t.sigma**2 - (alpha * s.sigma) ** 2)
 
 
-def posterior(t: Level, s: Level) -> Posterior:
+def posterior(t: AnyLevel[Number], s: AnyLevel[Number]) -> Posterior[Number]:
     """Return q(x_s | x_t, x_0) from level t to the less noisy level s.
 
     ``mean = (alpha_s variance_ts / sigma_t²) x_0 + (alpha_ts sigma_s² / sigma_t²) x_t``,

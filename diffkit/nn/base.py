@@ -131,8 +131,23 @@ class Upsample(Component):
         """
 
 
+@dataclass(frozen=True)
+class Ports:
+    """What goes into a network and what comes out, besides the time and the label.
+
+    Attributes:
+        in_channels: Number of channels of the input: the noisy image's, and those of images that condition it.
+        out_channels: Number of channels of the output.
+        vector: Size of the vector that conditions the network; 0 for none.
+    """
+
+    in_channels: int
+    out_channels: int
+    vector: int = 0
+
+
 class Model(Component):
-    """The network: ``forward(x, time, label) -> output``."""
+    """The network: ``forward(x, time, label, vector) -> output``."""
 
     family = "model"
 
@@ -144,12 +159,12 @@ class Model(Component):
         return None
 
     @abstractmethod
-    def build(self, data: DataInfo, out_channels: int) -> nn.Module:
-        """Return a module whose ``forward(x, time, label=None)`` maps ``[N, C, H, W]``, float32 times ``[N]``
-        and int64 labels ``[N]`` to ``[N, out_channels, H, W]``.
+    def build(self, data: DataInfo, ports: Ports) -> nn.Module:
+        """Return a module whose ``forward(x, time, label=None, vector=None)`` maps ``[N, in_channels, H, W]``, float32
+        times ``[N]``, int64 labels ``[N]`` and vectors ``[N, vector]`` to ``[N, out_channels, H, W]``.
 
         A class-conditional network also knows the label ``len(data.classes)``: no class, for
-        classifier-free guidance. Without a label it takes that one.
+        classifier-free guidance. Without a label it takes that one; without a vector, one of zeros.
 
         Raises:
             ValueError: If `problems` would name any.

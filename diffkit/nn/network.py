@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from diffkit.data.base import DataInfo
 from diffkit.errors import Problem
-from diffkit.nn.base import Attention, Downsample, Norm, ResnetBlock, Style, Upsample
-from diffkit.nn.init import conv, linear
+from diffkit.nn.base import Attention, Downsample, Norm, Ports, ResnetBlock, Style, Upsample
+from diffkit.nn.init import conv, init, linear
 
 if TYPE_CHECKING:
     from diffkit.nn.unet import UNet
@@ -90,12 +90,12 @@ class UNetNetwork(nn.Module):
 
     Args:
         spec: The settings.
-        data: The images' number of channels, sides and classes.
-        out_channels: Number of channels of the output.
+        data: The images' sides and classes.
+        ports: What goes in and comes out.
         parts: Builds the parts. Where it noted problems, the network must not be used.
     """
 
-    def __init__(self, spec: UNet, data: DataInfo, out_channels: int, parts: Parts) -> None:
+    def __init__(self, spec: UNet, data: DataInfo, ports: Ports, parts: Parts) -> None:
         super().__init__()
         levels = spec.resolve(data)
         middle = spec.resolve_middle(levels[-1].channels)
@@ -105,9 +105,11 @@ class UNetNetwork(nn.Module):
         self.time_mlp = nn.Sequential(linear(spec.channels, size), middle.style.activation.build(), linear(size, size))
         self.no_class = len(data.classes)
         self.class_embedding = nn.Embedding(self.no_class + 1, size) if spec.class_conditional else None
+        # without a bias, a vector of zeros adds nothing
+        self.vector_embedding = init(nn.Linear(ports.vector, size, bias=False)) if ports.vector else None
         self.activation = middle.style.activation.build()
 
-        self.conv_in = conv(data.channels, spec.channels)
+        self.conv_in = conv(ports.in_channels, spec.channels)
         width, skips = spec.channels, [spec.channels]
         self.down = nn.ModuleList()
         for level in levels:
@@ -137,24 +139,25 @@ class UNetNetwork(nn.Module):
             self.up.append(Up(blocks, up))
 
         self.norm_out = parts.of(middle, "norm", lambda: middle.style.norm.build(width))
-        self.conv_out = conv(width, out_channels, scale=0)
+        self.conv_out = conv(width, ports.out_channels, scale=0)
 
-    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None, vector: Tensor | None = None) -> Tensor:
         """Compute the output.
 
         Args:
-            x: Images ``[N, C, H, W]``.
+            x: Images ``[N, in_channels, H, W]``.
             time: Times ``[N]``, in float32.
             label: Labels ``[N]`` of a class-conditional network; the number of classes stands for none of them, and
                 so does leaving this out.
+            vector: Vectors ``[N, vector]`` that condition the network; zeros by default.
 
         Returns:
             The output ``[N, out_channels, H, W]``.
 
         Raises:
-            ValueError: If there are labels and the network is not class-conditional.
+            ValueError: If there are labels or vectors that the network has no input for.
         """
-        embedding = self.embed(time, label)
+        embedding = self.embed(time, label, vector)
         h = self.conv_in(x)
         skips = [h]
         for level in self.down:
@@ -165,8 +168,8 @@ class UNetNetwork(nn.Module):
             h = level(h, embedding, skips)
         return self.conv_out(self.activation(self.norm_out(h)))  # type: ignore[no-any-return]
 
-    def embed(self, time: Tensor, label: Tensor | None) -> Tensor:
-        """Return the embedding of time and class ``[N, embedding]``, after the activation."""
+    def embed(self, time: Tensor, label: Tensor | None, vector: Tensor | None = None) -> Tensor:
+        """Return the embedding of time, class and vector ``[N, embedding]``, after the activation."""
         features = self.time_features(time.float())
         embedding = self.time_mlp(features.to(self.conv_in.weight.dtype))
         if self.class_embedding is not None:
@@ -175,6 +178,11 @@ class UNetNetwork(nn.Module):
             embedding = embedding + self.class_embedding(label)
         elif label is not None:
             raise ValueError("labels were given, but the network is not class-conditional")
+        if self.vector_embedding is not None:
+            if vector is not None:
+                embedding = embedding + self.vector_embedding(vector.to(embedding.dtype))
+        elif vector is not None:
+            raise ValueError("vectors were given, but the network is not conditioned by any")
         return self.activation(embedding)  # type: ignore[no-any-return]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffkit.data.base import DataInfo
+from diffkit.nn.base import Ports
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,13 @@ class Summary:
     flops: int
 
 
-def summarize(model: nn.Module, data: DataInfo) -> Summary:
+def summarize(model: nn.Module, data: DataInfo, ports: Ports) -> Summary:
     """Summarize a network by a forward pass of one image.
 
     Args:
         model: The network, best built on the meta device: then nothing is computed or allocated.
         data: What its images are.
+        ports: What goes into it.
     """
     device = next(model.parameters()).device
     outputs: dict[str, tuple[int, ...]] = {}
@@ -66,7 +68,9 @@ def summarize(model: nn.Module, data: DataInfo) -> Summary:
     was_training = model.training
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.eval()(torch.empty(1, *data.shape, device=device), torch.zeros(1, device=device))
+            x = torch.empty(1, ports.in_channels, data.height, data.width, device=device)
+            vector = {"vector": torch.empty(1, ports.vector, device=device)} if ports.vector else {}
+            model.eval()(x, torch.zeros(1, device=device), **vector)
     finally:
         model.train(was_training)
         for hook in hooks:

@@ -9,7 +9,18 @@ from pydantic import BeforeValidator, Field
 
 from diffkit.data.base import DataInfo
 from diffkit.errors import Problem
-from diffkit.nn.base import Activation, Attention, Downsample, Model, Norm, ResnetBlock, Style, TimeEmbedding, Upsample
+from diffkit.nn.base import (
+    Activation,
+    Attention,
+    Downsample,
+    Model,
+    Norm,
+    Ports,
+    ResnetBlock,
+    Style,
+    TimeEmbedding,
+    Upsample,
+)
 from diffkit.nn.network import Level, Parts, UNetNetwork
 from diffkit.spec import Many, Spec
 
@@ -58,7 +69,8 @@ class UNet(Model):
     levels back up, with one block more each, which see the outputs of the way down beside their input; at last
     normalization, activation and a 3x3 convolution that starts at zero. All parts but the resamplers keep the sides.
 
-    The features of the time go through Linear, activation, Linear. The class has a learned vector, which is added.
+    The features of the time go through Linear, activation, Linear. The class has a learned vector, which is added, and
+    so is a linear map of the vector that conditions the network, where there is one.
     """
 
     kind: Literal["unet"] = "unet"
@@ -98,15 +110,15 @@ class UNet(Model):
         """Return the number T if the embedding only knows the times 0..T-1, or None if it takes any."""
         return self.embedding.times_known()
 
-    def build(self, data: DataInfo, out_channels: int) -> UNetNetwork:
-        """Return the network, for any images of the data's number of channels whose sides can be halved as often.
+    def build(self, data: DataInfo, ports: Ports) -> UNetNetwork:
+        """Return the network, for images of any sides that can be halved as often.
 
         Raises:
             ValueError: If `problems` would name any.
         """
         if problems := self.problems(data):
             raise ValueError("\n".join(map(str, problems)))
-        return UNetNetwork(self, data, out_channels, Parts())
+        return UNetNetwork(self, data, ports, Parts())
 
     def problems(self, data: DataInfo) -> list[Problem]:
         """Return what doesn't fit together or fit the data, with keys relative to the model's table.
@@ -115,7 +127,7 @@ class UNet(Model):
         """
         parts = Parts()
         with torch.device("meta"):
-            UNetNetwork(self, data, data.channels, parts)
+            UNetNetwork(self, data, Ports(data.channels, data.channels), parts)
         return [
             *self._problems_of_sizes(data),
             *self._problems_of_levels(data),

@@ -43,6 +43,7 @@ def _diffusion() -> list[type[Component]]:
     from diffkit.diffusion.ddpm_process import DdpmProcess
     from diffkit.diffusion.edm_process import EdmProcess
     from diffkit.diffusion.flow_process import FlowProcess
+    from diffkit.diffusion.guidance import Autoguidance, ClassifierFree
     from diffkit.diffusion.loss import L1, Huber, Mse, PseudoHuber
     from diffkit.diffusion.noise_spacings import Exponential, Karras, LogSnr, TimeList
     from diffkit.diffusion.prediction import (
@@ -65,7 +66,7 @@ def _diffusion() -> list[type[Component]]:
     from diffkit.diffusion.samplers.unipc import UniPc
     from diffkit.diffusion.stride_spacings import BetaQuantile, Leading, Linspace, QuadraticSpacing, Trailing
     from diffkit.diffusion.time_sampling import LogitNormalTimes, LogNormalTimes, StratifiedTimes, UniformTimes
-    from diffkit.diffusion.variance import FixedLarge, FixedSmall
+    from diffkit.diffusion.variance import FixedLarge, FixedSmall, Learned, LearnedRange
     from diffkit.diffusion.weighting import (
         P2,
         EdmWeighting,
@@ -81,13 +82,14 @@ def _diffusion() -> list[type[Component]]:
     return [
         *(DdpmProcess, EdmProcess, FlowProcess),
         *(NoisePrediction, DataPrediction, VelocityPrediction, FlowPrediction, EdmPrediction),
-        *(FixedSmall, FixedLarge),
+        *(FixedSmall, FixedLarge, Learned, LearnedRange),
         *(Mse, L1, Huber, PseudoHuber),
         *(UniformWeighting, MinSnr, SoftMinSnr, SigmoidWeighting, SnrWeighting, TruncatedSnr, P2, EdmWeighting),
         *(UniformTimes, StratifiedTimes, LogitNormalTimes, LogNormalTimes),
         *(Leading, Trailing, Linspace, QuadraticSpacing, BetaQuantile),
         *(Karras, Exponential, LogSnr, TimeList),
         *(Clip, DynamicThreshold, NoRule),
+        *(ClassifierFree, Autoguidance),
         *(Ddpm, Ddim, Euler, EulerAncestral, Heun, Restart, PredictorCorrector),
         *(Dpm2, Dpm2Ancestral, Dpmpp2SAncestral, DpmppSde, Dpmpp2M, Dpmpp2MSde, Dpmpp3M, Dpmpp3MSde),
         *(UniPc, Deis, Lms, Ipndm),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from diffkit.diffusion.guidance import Guidance
 from diffkit.diffusion.process import DiscreteProcess
 from diffkit.diffusion.spacing import Spacing
 from diffkit.errors import DataError, Problem
@@ -39,6 +40,7 @@ def _objective(recipe: Recipe) -> list[Problem]:
     objective = recipe.objective
     found = {
         ("prediction", objective.prediction.kind): objective.prediction.refuses(recipe.process),
+        ("variance", objective.variance.kind): objective.variance.refuses(recipe.process),
         ("weighting", objective.weighting.kind): objective.weighting.refuses(recipe.process),
         ("time_sampling", objective.time_sampling.kind): objective.time_sampling.refuses(recipe.process),
     }
@@ -81,7 +83,7 @@ def _sampling(recipe: Recipe) -> list[Problem]:
     if problem := spacing_refused(recipe, recipe.sample.spacing, recipe.sample.steps):
         problems.append(replace(problem, key=f"sample.{problem.key}"))
     if reason := guidance_refused(recipe, recipe.sample.guidance):
-        problems.append(Problem("sample.guidance", reason, recipe.sample.guidance))
+        problems.append(Problem("sample.guidance", reason, recipe.sample.guidance.weight))
     return problems
 
 
@@ -102,12 +104,8 @@ def spacing_refused(recipe: Recipe, spacing: Spacing, steps: int) -> Problem | N
     return None
 
 
-def guidance_refused(recipe: Recipe, guidance: float) -> str | None:
-    """Return why a model of this recipe cannot be guided with this weight, or None if it can."""
-    if guidance == 1.0:
-        return None
-    if not recipe.model.class_conditional:
-        return "guidance needs a class-conditional model: set model.class_conditional = true and train anew"
-    if recipe.objective.label_dropout == 0:
-        return "guidance needs a model that was trained without labels too: set objective.label_dropout = 0.1"
-    return None
+def guidance_refused(recipe: Recipe, guidance: Guidance) -> str | None:
+    """Return why a model of this recipe cannot be guided so, or None if it can."""
+    return guidance.refuses(
+        class_conditional=recipe.model.class_conditional, label_dropout=recipe.objective.label_dropout
+    )

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from diffkit.callbacks.base import Callback
 from diffkit.data.base import Dataset
+from diffkit.diffusion.guidance import Guidance
 from diffkit.diffusion.objective import Objective
 from diffkit.diffusion.process import Process
 from diffkit.diffusion.samplers.base import Sampler
@@ -61,8 +62,9 @@ class Sample(Spec):
     """Which of the process's times are visited."""
     x0_rule: X0Rule = Field("clip", validate_default=True)
     """What happens to an estimated x0 outside of [-1, 1]."""
-    guidance: float = 1.0
-    """Weight w of classifier-free guidance: 0 is unconditional, 1 conditional, more exaggerates the class."""
+    guidance: Guidance = Field("cfg", validate_default=True)
+    """What steers the model. A number is the weight w of classifier-free guidance: 0 is unconditional, 1 conditional,
+    more exaggerates the class."""
     count: int = Field(64, ge=1)
     """Number of images."""
     batch_size: int = Field(64, ge=1)

@@ -24,6 +24,8 @@ class Component(Spec, ABC):
     """
 
     family: ClassVar[str]
+    number_means: ClassVar[tuple[str, str] | None] = None
+    """The kind and the setting of it that a bare number in place of a table stands for, if any."""
     kinds: ClassVar[dict[str, type[Component]]]
     owners: ClassVar[dict[str, str]]
     _families: ClassVar[dict[str, type[Component]]] = {}
@@ -53,6 +55,9 @@ class Component(Spec, ABC):
         if isinstance(value, cls):
             return value
         table = {"kind": str(value)} if isinstance(value, str) else value
+        if cls.number_means and isinstance(value, int | float) and not isinstance(value, bool):
+            kind, setting = cls.number_means
+            table = {"kind": kind, setting: value}
         if not isinstance(table, dict):
             raise PydanticCustomError("not_a_kind", "{text}", {"text": cls._expected()})
         if "kind" not in table:
@@ -70,7 +75,8 @@ class Component(Spec, ABC):
 
     @classmethod
     def _expected(cls) -> str:
-        return f"a {cls.family} is the name of a kind or a table with 'kind'. Known: {cls._known()}"
+        number = f", or a number, the {cls.number_means[1]} of '{cls.number_means[0]}'" if cls.number_means else ""
+        return f"a {cls.family} is the name of a kind or a table with 'kind'{number}. Known: {cls._known()}"
 
     @classmethod
     def choose(cls, value: Any) -> Self:

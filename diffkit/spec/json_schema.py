@@ -32,7 +32,8 @@ class _RecipeSchema(GenerateJsonSchema):
             }
             tables = self.tagged_union_schema(core_schema.tagged_union_schema(choices, "kind"))  # type: ignore[arg-type]
             bare = [kind for kind, cls in sorted(family.kinds.items()) if _needs_no_settings(cls)]
-            self.definitions[name] = {"anyOf": [{"enum": bare, "type": "string"}, tables]}
+            number = [{"type": "number"}] if family.number_means else []
+            self.definitions[name] = {"anyOf": [{"enum": bare, "type": "string"}, *number, tables]}
         return pointer
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:

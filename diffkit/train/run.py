@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diffkit.data.base import DataInfo, Images
 from diffkit.data.batches import Batches
 from diffkit.data.pixels import to_unit
+from diffkit.diffusion.objective import Noise
 from diffkit.errors import CheckpointError, Diverged
 from diffkit.optim.average import EmaWeights
 from diffkit.pipeline import Pipeline, build_network
@@ -77,7 +78,8 @@ class TrainingRun:
         draw = torch_generator(self.device, self.recipe.seed, "step", self.step)
         times = objective.time_sampling.draw(whole, process, draw)
         hidden = torch.rand(whole, generator=draw, device=self.device) < objective.label_dropout
-        noise = torch.randn(whole, *self.data.shape, generator=draw, device=self.device)
+        noise = objective.draw_noise(whole, self.data.shape, draw)
+        self_condition = objective.self_conditioning and derive_seed(self.recipe.seed, "estimate", self.step) % 2 == 0
 
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -90,7 +92,8 @@ class TrainingRun:
                 to_unit(pixels.to(self.device, non_blocking=True)),
                 self._shown(labels, hidden[rows]),
                 times[rows],
-                noise[rows],
+                Noise(noise.target[rows], noise.shown[rows]),
+                self_condition=self_condition,
             )
             total = loss.sum() / whole
             torch.autograd.backward(total)

@@ -8,6 +8,7 @@ from torch import nn
 
 from diffkit.diffusion.denoiser import make_denoise
 from diffkit.diffusion.generate import generate, initial
+from diffkit.diffusion.guidance import ClassifierFree
 from diffkit.diffusion.loss import Loss
 from diffkit.diffusion.objective import Objective
 from diffkit.diffusion.prediction import Prediction
@@ -16,6 +17,7 @@ from diffkit.diffusion.samplers.base import Sampler
 from diffkit.diffusion.spacing import Spacing
 from diffkit.diffusion.weighting import LossWeighting
 from diffkit.diffusion.x0_rule import X0Rule
+from diffkit.nn.base import Ports
 from diffkit.testing import kinds_of
 
 PROCESS = Process.choose("ddpm")
@@ -121,7 +123,7 @@ def test_training_after_sampling_in_inference_mode(net):
 def test_denoise_splits_x_whatever_the_rule(net, prediction, rule, time):
     level = PROCESS.level(time)
     x = batch()[1].double() * 3
-    denoised = make_denoise(net.double(), Objective(prediction=prediction), rule)(x, level)
+    denoised = make_denoise(net.double(), Objective(prediction=prediction), PROCESS, rule)(x, level)
     torch.testing.assert_close(level.alpha * denoised.x0 + level.sigma * denoised.eps, x, rtol=1e-7, atol=1e-7)
     raw = prediction.x0(net(x, torch.full((3,), float(time))), x, level.alpha, level.sigma)
     torch.testing.assert_close(denoised.x0, rule.apply(raw))
@@ -130,7 +132,7 @@ def test_denoise_splits_x_whatever_the_rule(net, prediction, rule, time):
 def test_eps_is_the_networks_own_where_clipping_changed_nothing(net):
     level, x = PROCESS.level(300), batch()[1]
     net.conv.weight.data *= 0.01
-    denoised = make_denoise(net, Objective(), CLIP)(x, level)
+    denoised = make_denoise(net, Objective(), PROCESS, CLIP)(x, level)
     output = net(x, torch.full((3,), 300.0))
     raw = (x - level.sigma * output) / level.alpha
     inside = raw.abs() <= 1
@@ -140,7 +142,7 @@ def test_eps_is_the_networks_own_where_clipping_changed_nothing(net):
 
 
 def test_the_network_sees_one_float32_time_an_image(net):
-    make_denoise(net, Objective(), CLIP)(batch()[1], PROCESS.level(999))
+    make_denoise(net, Objective(), PROCESS, CLIP)(batch()[1], PROCESS.level(999))
     _, time, label = net.calls[0]
     assert time.dtype == torch.float32
     assert time.tolist() == [999.0] * 3
@@ -151,15 +153,15 @@ def test_the_variance_is_the_objectives():
     t, s = PROCESS.level(9), PROCESS.level(5)
     for kind in ("fixed_small", "fixed_large"):
         objective = Objective(variance=kind)
-        denoised = make_denoise(lambda x, *_: x, objective, CLIP)(batch()[1], t)
-        assert denoised.variance(t, s) == objective.variance.of(t, s)
+        denoised = make_denoise(lambda x, *_: x, objective, PROCESS, CLIP)(batch()[1], t)
+        assert denoised.variance(t, s) == objective.variance.of(t, s, PROCESS, None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_networks_of_every_type_are_read_in_float32_at_least(net, dtype):
     level, x = PROCESS.level(300), batch()[1].double()
-    exact = make_denoise(net.double(), Objective(), CLIP)(x, level)
-    narrow = make_denoise(net.to(dtype), Objective(), CLIP)(x.float(), level)
+    exact = make_denoise(net.double(), Objective(), PROCESS, CLIP)(x, level)
+    narrow = make_denoise(net.to(dtype), Objective(), PROCESS, CLIP)(x.float(), level)
     assert narrow.x0.dtype == narrow.eps.dtype == torch.float32
     tolerance = 30 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
     torch.testing.assert_close(narrow.x0.double(), exact.x0, rtol=0, atol=tolerance)
@@ -172,7 +174,13 @@ class TestGuidance:
     def outputs(self, net, guidance, prediction="noise"):
         net.calls.clear()
         denoise = make_denoise(
-            net, Objective(prediction=prediction), NONE, labels=self.labels, null_label=4, guidance=guidance
+            net,
+            Objective(prediction=prediction),
+            PROCESS,
+            NONE,
+            labels=self.labels,
+            null_label=4,
+            guidance=ClassifierFree(weight=guidance),
         )
         return denoise(batch()[1], self.level)
 
@@ -199,14 +207,16 @@ class TestGuidance:
         def network(x, time, label):
             return values[(label != 4).long()].view(-1, 1, 1, 1).expand(x.shape)
 
-        denoise = make_denoise(network, Objective(), NONE, labels=self.labels, null_label=4, guidance=7.3)
+        cfg = ClassifierFree(weight=7.3)
+        denoise = make_denoise(network, Objective(), PROCESS, NONE, labels=self.labels, null_label=4, guidance=cfg)
         without, with_class = values.double().tolist()
         expected = without + 7.3 * (with_class - without)
         assert denoise(batch()[1], self.level).eps[0, 0, 0, 0].item() == pytest.approx(expected, rel=1e-6)
 
     def test_needs_labels(self, net):
+        denoise = make_denoise(net, Objective(), PROCESS, CLIP, guidance=ClassifierFree(weight=2))
         with pytest.raises(ValueError, match=r"guidance = 2\.0 needs labels"):
-            make_denoise(net, Objective(), CLIP, guidance=2.0)
+            denoise(batch()[1], self.level)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +232,7 @@ def test_the_start_has_the_variance_of_x_t(level, scale):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_generate_with_networks_of_every_type(net, sampler, dtype):
     draw = torch.Generator().manual_seed(1)
-    denoise = make_denoise(net.to(dtype), Objective(), CLIP)
+    denoise = make_denoise(net.to(dtype), Objective(), PROCESS, CLIP)
     with torch.inference_mode():
         levels = Spacing.choose("trailing").levels(PROCESS, 10)
         images = generate(denoise, sampler, levels, lambda: torch.randn(SHAPE, generator=draw))
@@ -231,8 +241,9 @@ def test_generate_with_networks_of_every_type(net, sampler, dtype):
     assert len(net.calls) == sampler.calls(levels)
 
 
-def test_out_channels():
-    assert Objective().out_channels(3) == 3
+def test_ports():
+    assert Objective().ports(3) == Ports(3, 3)
+    assert Objective(self_conditioning=True, variance="learned_range").ports(3, vector=9) == Ports(6, 6, 9)
 
 
 def test_defaults():
@@ -255,7 +266,7 @@ class TestContinuousProcesses:
         for i in range(3):
             level = process.level(time[i].item())
             x = level.alpha * x0[i : i + 1] + level.sigma * noise[i : i + 1]
-            make_denoise(net, objective, NONE, process=process)(x, level)
+            make_denoise(net, objective, process, NONE)(x, level)
             x_again, time_again, _ = net.calls[-1]
             torch.testing.assert_close(x_again, shown[i : i + 1])
             torch.testing.assert_close(time_again, seen_time[i : i + 1])
@@ -264,7 +275,7 @@ class TestContinuousProcesses:
     def test_strong_noise_is_scaled_before_it_is_rounded(self, net, dtype):
         process = Process.choose({"kind": "edm", "sigma_max": 1e5})
         x = 1e5 * batch()[1]
-        denoise = make_denoise(net.to(dtype), Objective(prediction="edm"), NONE, process=process)
+        denoise = make_denoise(net.to(dtype), Objective(prediction="edm"), process, NONE)
         denoised = denoise(x, process.level(1e5))
         assert denoised.x0.isfinite().all()
         assert net.calls[-1][0].abs().max() < 10

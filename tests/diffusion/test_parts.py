@@ -119,8 +119,8 @@ def test_variances_are_those_of_the_paper_between_any_levels(t, s):
     process = Process.choose("ddpm")
     alpha_bar = process.alphas_cumprod
     effective = (1 - alpha_bar[t] / alpha_bar[s]).item()
-    large = Variance.choose("fixed_large").of(process.level(t), process.level(s))
-    small = Variance.choose("fixed_small").of(process.level(t), process.level(s))
+    large = Variance.choose("fixed_large").of(process.level(t), process.level(s), process, None)
+    small = Variance.choose("fixed_small").of(process.level(t), process.level(s), process, None)
     assert large == pytest.approx(effective, rel=1e-10)
     assert small == pytest.approx(effective * ((1 - alpha_bar[s]) / (1 - alpha_bar[t])).item(), rel=1e-10)
     assert small < large
@@ -130,7 +130,9 @@ def test_variances_are_those_of_the_paper_between_any_levels(t, s):
 def test_every_variance_is_finite_and_not_negative(variance):
     process = Process.choose({"kind": "ddpm", "schedule": "cosine"})
     for t, s in [*((process.level(t), process.level(s)) for t, s in LEVELS), (process.level(0), CLEAN)]:
-        assert 0 <= variance.of(t, s) < math.inf
+        output = torch.tensor([-5.0, 0.0, 1.0]) if variance.learned else None
+        found = torch.as_tensor(variance.of(t, s, process, output))
+        assert ((found >= 0) & (found < math.inf)).all()
 
 
 @pytest.mark.parametrize("loss", kinds_of(Loss))

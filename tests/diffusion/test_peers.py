@@ -50,7 +50,7 @@ def theirs(scheduler, count, **step):
 
 def ours(sampler, spacing, xs, *, prediction="noise", variance="fixed_small", rule="clip"):
     """Take each of diffkit's steps from the x that diffusers had there, with the noise that it drew."""
-    denoise = make_denoise(network, Objective(prediction=prediction, variance=variance), X0Rule.choose(rule))
+    denoise = make_denoise(network, Objective(prediction=prediction, variance=variance), PROCESS, X0Rule.choose(rule))
     draw = torch.Generator().manual_seed(1)
     levels = Spacing.choose(spacing).levels(PROCESS, len(xs) - 1)
     steps = zip(pairwise(levels), xs, strict=False)
@@ -153,7 +153,7 @@ class TestWhereDiffusersDiffers:
         scheduler = peer("DDIMScheduler", timestep_spacing="linspace")
         times, xs = theirs(scheduler, 10, use_clipped_model_output=True)
         assert times[:2] == [999, 888]
-        denoise = make_denoise(network, Objective(), X0Rule.choose("clip"))
+        denoise = make_denoise(network, Objective(), PROCESS, X0Rule.choose("clip"))
         goes_to = [PROCESS.level(999), PROCESS.level(999 - 100)]
         wrong = Sampler.choose("ddim").sample(denoise, goes_to, xs[0], start)
         torch.testing.assert_close(xs[1], wrong, rtol=1e-5, atol=1e-5)
@@ -165,7 +165,7 @@ class TestWhereDiffusersDiffers:
         scheduler = peer("DDIMScheduler", timestep_spacing="trailing")
         times, xs = theirs(scheduler, 7, use_clipped_model_output=True)
         assert times[-1] == 142
-        denoise = make_denoise(network, Objective(), X0Rule.choose("clip"))
+        denoise = make_denoise(network, Objective(), PROCESS, X0Rule.choose("clip"))
         wrong = Sampler.choose("ddim").sample(denoise, [PROCESS.level(142), PROCESS.level(0)], xs[-2], start)
         right = Sampler.choose("ddim").sample(denoise, [PROCESS.level(142), CLEAN], xs[-2], start)
         torch.testing.assert_close(xs[-1], wrong, rtol=1e-5, atol=1e-5)
@@ -228,7 +228,7 @@ class TestEdm:
         scheduler = diffusers.EDMEulerScheduler()
         scheduler.set_timesteps(10)
         x = start() * 80
-        denoise = make_denoise(network, Objective(prediction="edm"), X0Rule.choose("none"), process=EDM)
+        denoise = make_denoise(network, Objective(prediction="edm"), EDM, X0Rule.choose("none"))
         levels = Spacing.choose("karras").levels(EDM, 10)
         for time, step in zip(scheduler.timesteps, pairwise(levels), strict=True):
             output = network(scheduler.scale_model_input(x, time), time.expand(2))
@@ -279,7 +279,7 @@ class TestFlow:
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
         scheduler.set_timesteps(10)
         process, x = Process.choose("flow"), start()
-        denoise = make_denoise(network, Objective(prediction="flow"), X0Rule.choose("none"), process=process)
+        denoise = make_denoise(network, Objective(prediction="flow"), process, X0Rule.choose("none"))
         levels = Spacing.choose("linspace").levels(process, 10)
         for time, step in zip(scheduler.timesteps, pairwise(levels), strict=True):
             after = scheduler.step(network(x, time.expand(2)), time, x).prev_sample

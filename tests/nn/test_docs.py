@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffkit.data.base import DataInfo
-from diffkit.nn.base import Model
+from diffkit.nn.base import Model, Ports
 from diffkit.nn.unet import LevelOverrides
 from diffkit.spec import families, register, unregister
 
@@ -42,7 +42,7 @@ def test_the_documented_block(documented_block):
     spec = Model.choose({"kind": "unet", "channels": 32, "multipliers": [1, 2], **TABLES[2]})
     data = DataInfo(1, 8, 12)
     x = torch.randn(2, 1, 8, 12)
-    network = spec.build(data, 1)
+    network = spec.build(data, Ports(1, 1))
     torch.nn.init.normal_(network.conv_out.weight)
     out = network(x, torch.tensor([0.0, 9.0]))
     assert out.shape == x.shape

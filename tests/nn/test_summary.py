@@ -3,6 +3,7 @@ from torch import nn
 from torch.nn import functional
 
 from diffkit.data.base import DataInfo
+from diffkit.nn.base import Ports
 from diffkit.nn.summary import LayerSummary, summarize
 from diffkit.nn.unet import UNet
 
@@ -32,7 +33,7 @@ class Mix(nn.Module):
 
 def test_layers_by_hand():
     with torch.device("meta"):
-        summary = summarize(Small(), DataInfo(3, 8, 6))
+        summary = summarize(Small(), DataInfo(3, 8, 6), Ports(3, 3))
     assert summary.layers == (
         LayerSummary("conv", "Conv2d", (4, 8, 6), 3 * 4 * 9 + 4, 2 * 3 * 4 * 9 * 48),
         LayerSummary("mix", "Mix", (12, 12), 6, 2 * 12 * 5 * 12),
@@ -47,8 +48,8 @@ def test_totals_of_the_paper():
     spec = UNet(attention_at=(16,), downsample="conv_asymmetric")
     data = DataInfo(3, 32, 32)
     with torch.device("meta"):
-        network = spec.build(data, 3)
-    summary = summarize(network, data)
+        network = spec.build(data, Ports(3, 3))
+    summary = summarize(network, data, Ports(3, 3))
     assert summary.parameters == sum(layer.parameters for layer in summary.layers) == 35_746_307
     assert summary.flops == sum(layer.flops for layer in summary.layers)
     assert 12.1e9 < summary.flops < 12.6e9
@@ -57,6 +58,6 @@ def test_totals_of_the_paper():
 
 def test_a_network_on_the_cpu_keeps_no_hooks():
     network = Small().eval()
-    summarize(network, DataInfo(3, 8, 6))
+    summarize(network, DataInfo(3, 8, 6), Ports(3, 3))
     assert not network.training
     assert not any(module._forward_hooks for module in network.modules())

@@ -1,5 +1,6 @@
 import pytest
 
+from diffkit.diffusion.guidance import ClassifierFree
 from diffkit.errors import RecipeError
 
 
@@ -46,7 +47,7 @@ def test_guidance_needs_a_model_that_can_be_guided(tiny):
         "tiny: 1 problem\n  sample.guidance = 2.0\n    guidance needs a model that was trained without labels too: "
         "set objective.label_dropout = 0.1"
     )
-    assert tiny("sample.guidance=2").sample.guidance == 2
+    assert tiny("sample.guidance=2").sample.guidance == ClassifierFree(weight=2)
 
 
 def test_problems_of_all_tables_come_together(tiny):

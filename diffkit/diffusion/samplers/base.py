@@ -36,14 +36,17 @@ class Sampler(Component):
         """
 
     def calls(self, levels: Sequence[Level]) -> int:
-        """Return how often the walk along these levels calls `denoise`: counted on a walk with a single pixel."""
-        count = 0
+        """Return how often the walk along these levels calls `denoise`."""
+        return len(self.levels_called(levels))
+
+    def levels_called(self, levels: Sequence[Level]) -> list[Level]:
+        """Return the levels at which the walk along these levels calls `denoise`: seen on a walk of a single pixel."""
+        called = []
         pixel = torch.ones(1, 1, 1, 1)
 
-        def counting(x: Tensor, level: Level) -> Denoised:
-            nonlocal count
-            count += 1
+        def noting(x: Tensor, level: Level) -> Denoised:
+            called.append(level)
             return Denoised(pixel, pixel, lambda t, s: 0.0)
 
-        self.sample(counting, levels, pixel, lambda: pixel)
-        return count
+        self.sample(noting, levels, pixel, lambda: pixel)
+        return called

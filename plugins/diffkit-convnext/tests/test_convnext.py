@@ -128,7 +128,7 @@ def test_the_plugin_brings_the_block_and_the_recipe(plugins):
 def test_the_recipe_builds_on_the_meta_device(plugins):
     recipe = plugins.open_recipe("convnext_digits")
     with torch.device("meta"):
-        network = recipe.model.build(recipe.data.info(), recipe.objective.out_channels(1))
+        network = recipe.model.build(recipe.data.info(), recipe.objective.ports(1))
     assert any(type(module).__name__ == "ConvNeXtBlock" for module in network.modules())
     assert not any("DdpmBlock" in type(module).__name__ for module in network.modules())
 

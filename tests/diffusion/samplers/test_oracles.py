@@ -11,6 +11,7 @@ from diffkit.diffusion.posterior import posterior, transition
 from diffkit.diffusion.process import CLEAN, Process
 from diffkit.diffusion.samplers.base import Sampler
 from diffkit.diffusion.spacing import Spacing
+from diffkit.diffusion.true_step import true_step
 from diffkit.diffusion.variance import Variance
 from diffkit.schedules.base import BetaSchedule
 from diffkit.testing import kinds_of
@@ -134,7 +135,8 @@ def test_fixed_large_is_exact_for_standard_normal_data(count):
     """Then q(x_s | x_t) has that variance for any two levels, so every x_t stays N(0, 1)."""
     shape = (1, 1, 200, 200)
     noise, seen = Stream(shape), []
-    exact = gaussian(0.0, 1.0, Variance.choose("fixed_large").of)
+    large = Variance.choose("fixed_large")
+    exact = gaussian(0.0, 1.0, lambda t, s: large.of(t, s, PROCESS, None))
 
     def watched(x, level):
         seen.append(x.var().item())
@@ -153,15 +155,21 @@ def test_gaussian_data_under_ancestral_steps(variance, count, spacing):
     """Each step is affine in x plus noise, so mean and variance of the result are known."""
     m, s, shape = 0.4, 0.3, (1, 1, 100, 100)
     levels = spacing.levels(PROCESS, count)
+
+    def of(t, s):
+        step = true_step(PROCESS, torch.tensor([int(t.time)]), torch.ones(1, 1, 1, 1, dtype=torch.float64))
+        outputs = {"learned": step.log_large - 0.01, "learned_range": torch.tensor(0.4, dtype=torch.float64)}
+        return variance.of(t, s, PROCESS, outputs.get(variance.kind))
+
     mean, var = 0.0, 1.0
     for at_t, at_s in pairwise(levels):
         step = posterior(at_t, at_s)
         gain = at_t.alpha * s**2 / (at_t.alpha**2 * s**2 + at_t.sigma**2)
         slope = step.x0 * gain + step.xt
         mean = step.x0 * (m - gain * at_t.alpha * m) + slope * mean
-        var = slope**2 * var + (variance.of(at_t, at_s) if at_s is not CLEAN else 0.0)
+        var = slope**2 * var + (float(of(at_t, at_s)) if at_s is not CLEAN else 0.0)
     noise = Stream(shape)
-    end = Sampler.choose("ddpm").sample(gaussian(m, s, variance.of), levels, noise(), noise)
+    end = Sampler.choose("ddpm").sample(gaussian(m, s, of), levels, noise(), noise)
     assert end.mean().item() == pytest.approx(mean, abs=5 * math.sqrt(var) / 100 + 1e-12)
     assert end.var().item() == pytest.approx(var, rel=5 * math.sqrt(2) / 100)
     assert noise.draws == count
