@@ -15,6 +15,7 @@ from diffkit.spec import Component, Setting, Spec, describe_kind, families, regi
 from diffkit.spec.describe import describe_settings, inner_tables
 
 FOLDER = Path(__file__).parent / "reference"
+PICTURES = Path(__file__).parent / "images"
 
 
 def pages() -> dict[str, str]:
@@ -45,8 +46,16 @@ def _index(shown: dict[str, type[Component]]) -> str:
 
 
 def _family_page(name: str, family: type[Component]) -> str:
-    head = [f"# {name}", "", *_doc(family)]
+    head = [f"# {name}", "", *_doc(family), *_picture(name)]
     return "\n".join([*head, *(line for kind in _kinds(family) for line in _kind(kind))])
+
+
+def _picture(family: str) -> list[str]:
+    """Show the picture of docs/make_pictures.py, if there is one."""
+    if not (PICTURES / f"{family}.png").is_file():
+        return []
+    about = f"How to read it: [pictures](../plotting.md). Your own recipe: `diffkit plot RECIPE --compare {family}`."
+    return [f"![The kinds of {family}](../images/{family}.png)", "", about, ""]
 
 
 def _kind(kind: type[Component]) -> list[str]:

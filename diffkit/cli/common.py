@@ -62,20 +62,20 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def write_new(file: Path, text: str, *, force: bool = False) -> None:
+def write_new(file: Path, content: str | bytes, *, force: bool = False) -> None:
     """Write a file that isn't there yet.
 
     Args:
         file: The file.
-        text: Its content.
+        content: Its content; text is written as UTF-8.
         force: Write also where a file is.
 
     Raises:
         UserError: If a file is there, or none can be written.
     """
     try:
-        with file.open("w" if force else "x", encoding="utf-8") as stream:
-            stream.write(text)
+        with file.open("wb" if force else "xb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
     except FileExistsError:
         raise UserError(f"{file}: exists already; --force overwrites it") from None
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "validate": "diffkit.cli.validate",
     "fill": "diffkit.cli.fill",
     "summary": "diffkit.cli.summary",
+    "plot": "diffkit.cli.plot",
     "components": "diffkit.cli.components",
     "schema": "diffkit.cli.schema",
     "plugins": "diffkit.cli.plugins",
