@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from diffkit.diffusion.denoise import Denoise
-from diffkit.diffusion.posterior import posterior
 from diffkit.diffusion.process import Level
 from diffkit.diffusion.samplers.base import Noise, Sampler
+from diffkit.diffusion.samplers.steps import ancestral, straight
 
 
 class Ddim(Sampler):
@@ -29,9 +29,8 @@ class Ddim(Sampler):
     def sample(self, denoise: Denoise, levels: Sequence[Level], x: Tensor, noise: Noise) -> Tensor:
         """Return the images ``[N, C, H, W]`` at the clean end."""
         for t, s in pairwise(levels):
-            estimate = denoise(x, t)
-            fresh = self.eta**2 * posterior(t, s).variance
-            x = s.alpha * estimate.x0 + (s.sigma**2 - fresh) ** 0.5 * estimate.eps
-            if fresh > 0:
-                x = x + fresh**0.5 * noise()
+            down, up = ancestral(t, s, self.eta)
+            x = straight(denoise(x, t), down)
+            if up > 0:
+                x = x + up * noise()
         return x

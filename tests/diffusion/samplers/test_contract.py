@@ -1,5 +1,6 @@
 """What every sampler keeps to, on every kind of process: variance-preserving, variance-exploding and flow."""
 
+import functools
 import math
 from itertools import pairwise
 
@@ -46,17 +47,19 @@ def flow_from_pure_noise(count):
     return Levels([*(Level(time, 1 - time, time) for time in times), CLEAN], flow_at)
 
 
+@functools.cache
 def ways(count):
-    cosine = Process.choose({"kind": "ddpm", "schedule": "cosine"})
     small = Process.choose({"kind": "ddpm", "steps": 60})
-    yield "vp", uniform(vp_at, count)
-    yield "ve", uniform(ve_at, count)
-    yield "flow", uniform(flow_at, count)
-    yield "flow from pure noise", flow_from_pure_noise(count)
-    yield "plain list", list(uniform(vp_at, count))
+    found = {
+        "vp": uniform(vp_at, count),
+        "ve": uniform(ve_at, count),
+        "flow": uniform(flow_at, count),
+        "flow from pure noise": flow_from_pure_noise(count),
+        "plain list": list(uniform(vp_at, count)),
+    }
     for spacing in sorted(Spacing.kinds.keys() - {"list"}):  # a list has one number of times only
-        yield f"cosine {spacing}", Spacing.choose(spacing).levels(cosine, count)
-        yield f"60 times {spacing}", Spacing.choose(spacing).levels(small, count)
+        found[f"60 times {spacing}"] = Spacing.choose(spacing).levels(small, count)
+    return found.items()
 
 
 class Stream:

@@ -1,4 +1,4 @@
-"""Every sampler on models whose answer is known, over every spacing and number of steps."""
+"""Samplers on a DDPM process and models whose answer is known: what each equation promises, to the digit."""
 
 import math
 from itertools import pairwise
@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from diffkit.diffusion.oracles import constant_noise, gaussian, gaussian_ode_end, one_point
+from diffkit.diffusion.oracles import gaussian, gaussian_ode_end, one_point
 from diffkit.diffusion.posterior import posterior, transition
 from diffkit.diffusion.process import CLEAN, Process
 from diffkit.diffusion.samplers.base import Sampler
@@ -19,7 +19,6 @@ from diffkit.testing import kinds_of
 T = 1000
 PROCESS = Process.choose("ddpm")
 COUNTS = [1, 2, 3, 5, 10, 50, T]
-FEW = COUNTS[:-1]
 SAMPLERS = kinds_of(Sampler)
 SPACINGS = [spacing for spacing in kinds_of(Spacing) if spacing.id != "list"]  # which has one number of times only
 SHAPE = (2, 1, 2, 2)
@@ -60,49 +59,6 @@ def normal(*shape, seed=5):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    ("spacing", "count"),
-    [*((kind, count) for kind in (spacing.id for spacing in SPACINGS) for count in FEW), ("trailing", T)],
-)
-@pytest.mark.parametrize("kind", DETERMINISTIC, ids=named)
-def test_constant_noise_stays_on_its_line_and_ends_at_x0(kind, spacing, count):
-    x0, eps = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
-    levels, noise, visited = Spacing.choose(spacing).levels(PROCESS, count), Stream(SHAPE), []
-
-    def recording(x, level):
-        visited.append((x, level))
-        return constant_noise(eps)(x, level)
-
-    start = levels[0].alpha * x0 + levels[0].sigma * eps
-    end = Sampler.choose(kind).sample(recording, levels, start, noise)
-    assert noise.draws == 0
-    assert len(visited) >= count
-    for x, level in visited:
-        torch.testing.assert_close(x, level.alpha * x0 + level.sigma * eps, rtol=0, atol=1e-11)
-    torch.testing.assert_close(end, x0, rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("spacing", "count"),
-    [*((kind, count) for kind in (spacing.id for spacing in SPACINGS) for count in FEW), ("trailing", T)],
-)
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_one_point_is_reached_by_everyone(sampler, spacing, count):
-    point = normal(1, 1, 2, 2).clamp(-1, 1)
-    noise, calls = Stream(SHAPE), []
-
-    def watched(x, level):
-        assert x.isfinite().all()
-        calls.append(level)
-        return one_point(point)(x, level)
-
-    levels = Spacing.choose(spacing).levels(PROCESS, count)
-    end = sampler.sample(watched, levels, noise(), noise)
-    torch.testing.assert_close(end, point.expand(SHAPE), rtol=0, atol=1e-9)
-    assert [level for level in levels[:-1] if level not in calls] == []
-    assert len(calls) == sampler.calls(levels)
-
-
 @pytest.mark.parametrize("kind", sorted(BetaSchedule.kinds))
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_one_point_is_reached_with_every_schedule(sampler, kind):
@@ -114,7 +70,7 @@ def test_one_point_is_reached_with_every_schedule(sampler, kind):
 @pytest.mark.parametrize("kind", ["ddpm", {"kind": "ddim", "eta": 1.0}, {"kind": "ddim", "eta": 0.5}, "ddim"])
 @pytest.mark.parametrize("count", [3, 50])
 def test_one_point_data_keep_their_exact_distribution_at_every_level(kind, count):
-    """x_t ~ N(alpha_t point, sigma_t²) for every eta, the property that defines the family (Song et al., eq. 8)."""
+    """x_t ~ N(alpha_t point, sigma_t²) for every eta: what the mean of Song et al. 2021, eq. 7, is made for."""
     point, shape = 0.7, (1, 1, 200, 200)
     noise, seen = Stream(shape), []
 
@@ -149,8 +105,14 @@ def test_fixed_large_is_exact_for_standard_normal_data(count):
 
 
 @pytest.mark.parametrize("variance", kinds_of(Variance))
-@pytest.mark.parametrize("count", [1, 2, 5, 50, T])
-@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize(
+    ("spacing", "count"),
+    [
+        *((spacing.values[0], count) for spacing in SPACINGS for count in (1, 2, 5, 50)),
+        (Spacing.choose("trailing"), T),  # all times, with every spacing
+    ],
+    ids=lambda value: value.kind if isinstance(value, Spacing) else str(value),
+)
 def test_gaussian_data_under_ancestral_steps(variance, count, spacing):
     """Each step is affine in x plus noise, so mean and variance of the result are known."""
     m, s, shape = 0.4, 0.3, (1, 1, 100, 100)
@@ -173,7 +135,7 @@ def test_gaussian_data_under_ancestral_steps(variance, count, spacing):
     assert end.mean().item() == pytest.approx(mean, abs=5 * math.sqrt(var) / 100 + 1e-12)
     assert end.var().item() == pytest.approx(var, rel=5 * math.sqrt(2) / 100)
     assert noise.draws == count
-    if count == T and spacing.kind == "trailing":  # the continuous limit: the data
+    if count == T:  # the continuous limit: the data
         assert mean == pytest.approx(m, abs=2e-3)
         assert math.sqrt(var) == pytest.approx(s, rel=0.03)
 
@@ -187,7 +149,7 @@ def test_gaussian_data_under_ancestral_steps(variance, count, spacing):
     ],
     ids=named,
 )
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 10, 50, 100, T])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 10, 50, 100])
 def test_gaussian_data_come_near_the_exact_ode(kind, spacing, count):
     m, s = 0.4, 0.5
     x = normal(*SHAPE)
