@@ -202,7 +202,7 @@ def through(kind, process, oracle):
         estimate = oracle(shown if scale is None else shown / scale, level)
         return prediction.target(estimate.x0, estimate.eps, level.alpha, level.sigma)
 
-    denoise = make_denoise(network, Objective(prediction=prediction), NONE, process=process)
+    denoise = make_denoise(network, Objective(prediction=prediction), process, NONE)
 
     def watched(x, level):
         at.append(level)
