@@ -18,6 +18,8 @@ class MultiHead(Attention):
     """Number of heads. It must divide the channels."""
     head_channels: int | None = Field(None, ge=1)
     """Channels of one head, where the number of heads should grow with the channels; it then replaces `heads`."""
+    skip_scale: float = Field(1.0, gt=0)
+    """Factor of the output, the sum of the input and what attention adds. sqrt(1/2) keeps the variance of the sum."""
 
     def count_heads(self, channels: int) -> int:
         """Return the number of heads for so many channels.
@@ -50,7 +52,7 @@ class FullAttention(MultiHead):
         Raises:
             ValueError: If the heads or the normalization don't fit the channels.
         """
-        return SelfAttention(channels, self.count_heads(channels), style)
+        return SelfAttention(channels, self.count_heads(channels), self.skip_scale, style)
 
 
 class EfficientAttention(MultiHead):
@@ -70,7 +72,7 @@ class EfficientAttention(MultiHead):
         Raises:
             ValueError: If the heads or the normalization don't fit the channels.
         """
-        return LinearAttention(channels, self.count_heads(channels), style)
+        return LinearAttention(channels, self.count_heads(channels), self.skip_scale, style)
 
 
 class NoAttention(Attention):
@@ -86,9 +88,10 @@ class NoAttention(Attention):
 class _Heads(nn.Module):
     """Normalization, projections and residual around the attention of several heads."""
 
-    def __init__(self, channels: int, heads: int, style: Style) -> None:
+    def __init__(self, channels: int, heads: int, skip_scale: float, style: Style) -> None:
         super().__init__()
         self.heads = heads
+        self.skip_scale = skip_scale
         self.norm = style.norm.build(channels)
         self.qkv = linear(channels, 3 * channels)
         self.out = linear(channels, channels, scale=0)
@@ -103,7 +106,8 @@ class _Heads(nn.Module):
         places = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(places).view(n, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         mixed = self.out(self.mix(q, k, v).transpose(1, 2).reshape(n, h * w, c))
-        return x + mixed.transpose(1, 2).view(n, c, h, w)  # type: ignore[no-any-return]
+        x = x + mixed.transpose(1, 2).view(n, c, h, w)
+        return x if self.skip_scale == 1 else x * self.skip_scale
 
 
 class SelfAttention(_Heads):

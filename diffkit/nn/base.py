@@ -44,10 +44,27 @@ class Activation(Component):
 
 @dataclass(frozen=True)
 class Style:
-    """What all the parts of one network share."""
+    """What all the parts of one network share.
+
+    Attributes:
+        norm: The normalization.
+        activation: The non-linearity.
+        resnet: The residual block, for resamplers that are one.
+    """
 
     norm: Norm
     activation: Activation
+    resnet: ResnetBlock | None = None
+
+    def block(self) -> ResnetBlock:
+        """Return the residual block.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.resnet is None:
+            raise ValueError("this needs a network with residual blocks")
+        return self.resnet
 
 
 class TimeEmbedding(Component):
@@ -85,6 +102,23 @@ class ResnetBlock(Component):
         Raises:
             ValueError: If the settings don't fit so many channels.
         """
+
+    def build_resampling(
+        self, channels: int, embedding_channels: int, style: Style, resample: nn.Module, *, project: bool
+    ) -> nn.Module:
+        """Return a block that halves or doubles the sides on its way, for the resampler `resnet`.
+
+        Args:
+            channels: Number of channels, in and out.
+            embedding_channels: Size of the embedding.
+            style: What the network's parts share.
+            resample: Halves or doubles both sides. It has no weights, so that block and shortcut can share it.
+            project: Whether the shortcut has a 1x1 convolution behind its resampling.
+
+        Raises:
+            ValueError: If the settings don't fit so many channels, or this kind of block cannot resample.
+        """
+        raise ValueError(f"the block '{self.kind_name()}' cannot resample: use another resnet, or another resampler")
 
 
 class Attention(Component):
@@ -144,6 +178,32 @@ class Ports:
     in_channels: int
     out_channels: int
     vector: int = 0
+
+
+class ProgressiveInput(Component):
+    """How the noisy image itself reaches the smaller levels of the way down, beside the feature maps."""
+
+    family = "progressive_input"
+
+    @abstractmethod
+    def build(self, image_channels: int, channels: int) -> nn.Module | None:
+        """Return a module whose ``forward(image, x)`` returns the halved image ``[N, .., H/2, W/2]``, for the next
+        level, and the feature maps ``[N, channels, H/2, W/2]`` with it brought in; None to do nothing.
+        """
+
+    @abstractmethod
+    def channels_after(self, image_channels: int, channels: int) -> int:
+        """Return the number of channels of the halved image."""
+
+
+class ProgressiveOutput(Component):
+    """How the output is made: at the end, or as a sum of what every level of the way up says."""
+
+    family = "progressive_output"
+
+    @abstractmethod
+    def build(self) -> nn.Module | None:
+        """Return a module that doubles the sides of the output so far; None to make the output at the end only."""
 
 
 class Model(Component):

@@ -1,12 +1,14 @@
-"""Kinds of downsampling. All halve even sides; none of them uses the embedding."""
+"""Kinds of downsampling. All halve even sides; only `resnet` uses the embedding."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from diffkit.nn.base import Downsample, Style
+from diffkit.nn.fir import Taps, check_taps, fir_down
 from diffkit.nn.init import conv, init
 
 
@@ -63,6 +65,56 @@ class PixelUnshuffle(Downsample):
     def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
         """Return a module ``[N, channels, H, W]`` to ``[N, channels, H/2, W/2]``."""
         return Unconditioned(nn.PixelUnshuffle(2), conv(4 * channels, channels, 1))
+
+
+class FirDown(Downsample):
+    """A fixed separable filter at every second place, and a 3x3 convolution behind it where asked for.
+
+    NCSN++: Song et al. 2021, "Score-based generative modeling", appendix H, after Karras et al. 2020, "StyleGAN2".
+    """
+
+    kind: Literal["fir"] = "fir"
+    filter: Taps = (1.0, 3.0, 3.0, 1.0)
+    """The filter, of even length; its sum is scaled to 1. [1, 1] is the mean of 2x2 squares."""
+    conv: bool = False
+    """A 3x3 convolution behind the filter."""
+
+    @model_validator(mode="after")
+    def _can_resample(self) -> Self:
+        check_taps(self.filter)
+        return self
+
+    def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
+        """Return a module ``[N, channels, H, W]`` to ``[N, channels, H/2, W/2]``."""
+        return Unconditioned(fir_down(self.filter), *([conv(channels, channels)] if self.conv else []))
+
+
+class ResnetDown(Downsample):
+    """A residual block of the level's kind that halves the sides on its way, and sees the embedding.
+
+    Both its branches are filtered: Dhariwal & Nichol 2021, section 3, after Brock et al. 2019, "BigGAN", appendix B.
+    """
+
+    kind: Literal["resnet"] = "resnet"
+    filter: Taps = (1.0, 1.0)
+    """The filter, of even length; its sum is scaled to 1. [1, 1] is the mean of 2x2 squares, [1, 3, 3, 1] NCSN++'s."""
+    project: bool = False
+    """A 1x1 convolution on the shortcut (EDM's networks)."""
+
+    @model_validator(mode="after")
+    def _can_resample(self) -> Self:
+        check_taps(self.filter)
+        return self
+
+    def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
+        """Return a module ``[N, channels, H, W]`` to ``[N, channels, H/2, W/2]``.
+
+        Raises:
+            ValueError: If the level's residual block cannot resample.
+        """
+        return style.block().build_resampling(
+            channels, embedding_channels, style, fir_down(self.filter), project=self.project
+        )
 
 
 class Unconditioned(nn.Module):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class Level:
     blocks: int
     resnet: ResnetBlock
     attention: Attention | None
+    attention_down: bool
+    attention_up: Literal["every", "last", "none"]
     downsample: Downsample
     upsample: Upsample
     style: Style
@@ -100,46 +102,53 @@ class UNetNetwork(nn.Module):
         levels = spec.resolve(data)
         middle = spec.resolve_middle(levels[-1].channels)
         size = spec.embedding_channels or 4 * spec.channels
+        features = spec.embedding_features or spec.channels
 
-        self.time_features = parts.build("embedding", lambda: spec.embedding.build(spec.channels))
-        self.time_mlp = nn.Sequential(linear(spec.channels, size), middle.style.activation.build(), linear(size, size))
+        self.time_features = parts.build("embedding", lambda: spec.embedding.build(features))
+        self.time_mlp = nn.Sequential(linear(features, size), middle.style.activation.build(), linear(size, size))
+        self.joins_features = spec.conditions_join == "features"
+        joined = features if self.joins_features else size
         self.no_class = len(data.classes)
-        self.class_embedding = nn.Embedding(self.no_class + 1, size) if spec.class_conditional else None
+        self.class_embedding = nn.Embedding(self.no_class + 1, joined) if spec.class_conditional else None
         # without a bias, a vector of zeros adds nothing
-        self.vector_embedding = init(nn.Linear(ports.vector, size, bias=False)) if ports.vector else None
+        self.vector_embedding = init(nn.Linear(ports.vector, joined, bias=False)) if ports.vector else None
         self.activation = middle.style.activation.build()
 
         self.conv_in = conv(ports.in_channels, spec.channels)
         width, skips = spec.channels, [spec.channels]
+        image_channels = ports.in_channels
         self.down = nn.ModuleList()
         for level in levels:
             blocks = []
             for _ in range(level.blocks):
-                blocks.append(Block(level, width, size, parts))
+                blocks.append(Block(level, width, size, parts, attends=level.attention_down))
                 width = level.channels
                 skips.append(width)
-            down = None
+            down = image_in = None
             if level is not levels[-1]:
                 down = parts.of(level, "downsample", _downsample(level, size), width)
+                image_in = spec.progressive_input.build(image_channels, width)
+                image_channels = spec.progressive_input.channels_after(image_channels, width)
                 skips.append(width)
-            self.down.append(Down(blocks, down))
+            self.down.append(Down(blocks, down, image_in))
 
         self.middle = nn.ModuleList(
-            [Block(middle, width, size, parts), Block(replace(middle, attention=None), width, size, parts)]
+            [Block(middle, width, size, parts, attends=first) for first in (True, False)] if spec.middle else []
         )
+        self.output_up = spec.progressive_output.build()
         self.up = nn.ModuleList()
         for level in reversed(levels):
             blocks = []
-            for _ in range(level.blocks + 1):
-                blocks.append(Block(level, width + skips.pop(), size, parts))
+            for number in range(level.blocks + 1):
+                attends = level.attention_up == "every" or (level.attention_up == "last" and number == level.blocks)
+                blocks.append(Block(level, width + skips.pop(), size, parts, attends=attends))
                 width = level.channels
-            up = None
+            up = output = None
             if level is not levels[0]:
                 up = parts.of(level, "upsample", _upsample(level, size), width)
-            self.up.append(Up(blocks, up))
-
-        self.norm_out = parts.of(middle, "norm", lambda: middle.style.norm.build(width))
-        self.conv_out = conv(width, ports.out_channels, scale=0)
+            if level is levels[0] or self.output_up is not None:
+                output = Output(level if self.output_up is not None else middle, width, ports.out_channels, parts)
+            self.up.append(Up(blocks, output, up))
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None, vector: Tensor | None = None) -> Tensor:
         """Compute the output.
@@ -158,23 +167,35 @@ class UNetNetwork(nn.Module):
             ValueError: If there are labels or vectors that the network has no input for.
         """
         embedding = self.embed(time, label, vector)
-        h = self.conv_in(x)
+        h, image = self.conv_in(x), x
         skips = [h]
         for level in self.down:
-            h = level(h, embedding, skips)
+            h, image = level(h, image, embedding, skips)
         for block in self.middle:
             h = block(h, embedding)
+        output: Tensor | None = None
         for level in self.up:
-            h = level(h, embedding, skips)
-        return self.conv_out(self.activation(self.norm_out(h)))  # type: ignore[no-any-return]
+            h, said = level(h, embedding, skips)
+            if output is not None and self.output_up is not None:
+                said = self.output_up(output) + said
+            output = said
+        assert output is not None  # the last level has one
+        return output
 
     def embed(self, time: Tensor, label: Tensor | None, vector: Tensor | None = None) -> Tensor:
         """Return the embedding of time, class and vector ``[N, embedding]``, after the activation."""
-        features = self.time_features(time.float())
-        embedding = self.time_mlp(features.to(self.conv_in.weight.dtype))
+        features = self.time_features(time.float()).to(self.conv_in.weight.dtype)
+        if self.joins_features:
+            embedding = self.time_mlp(self._join(features, label, vector))
+        else:
+            embedding = self._join(self.time_mlp(features), label, vector)
+        return self.activation(embedding)  # type: ignore[no-any-return]
+
+    def _join(self, embedding: Tensor, label: Tensor | None, vector: Tensor | None) -> Tensor:
+        """Add what stands for the label and the vector."""
         if self.class_embedding is not None:
             if label is None:
-                label = torch.full_like(time, self.no_class, dtype=torch.int64)
+                label = torch.full((len(embedding),), self.no_class, device=embedding.device)
             embedding = embedding + self.class_embedding(label)
         elif label is not None:
             raise ValueError("labels were given, but the network is not class-conditional")
@@ -183,15 +204,16 @@ class UNetNetwork(nn.Module):
                 embedding = embedding + self.vector_embedding(vector.to(embedding.dtype))
         elif vector is not None:
             raise ValueError("vectors were given, but the network is not conditioned by any")
-        return self.activation(embedding)  # type: ignore[no-any-return]
+        return embedding
 
 
 class Block(nn.Module):
     """A residual block and the attention behind it."""
 
-    def __init__(self, level: Level, in_channels: int, embedding_channels: int, parts: Parts) -> None:
+    def __init__(self, level: Level, in_channels: int, embedding_channels: int, parts: Parts, *, attends: bool) -> None:
         super().__init__()
-        channels, style, attention = level.channels, level.style, level.attention
+        channels, style = level.channels, level.style
+        attention = level.attention if attends else None
         self.resnet = parts.of(
             level,
             "resnet",
@@ -212,35 +234,57 @@ class Block(nn.Module):
 class Down(nn.Module):
     """A level on the way down."""
 
-    def __init__(self, blocks: list[Block], downsample: nn.Module | None) -> None:
+    def __init__(self, blocks: list[Block], downsample: nn.Module | None, image_in: nn.Module | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
+        self.image_in = image_in
 
-    def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
-        """Return the input of the next level, and append what every part put out to `skips`."""
+    def forward(self, x: Tensor, image: Tensor, embedding: Tensor, skips: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the input and the image of the next level, and append what every part put out to `skips`."""
         for block in self.blocks:
             x = block(x, embedding)
             skips.append(x)
         if self.downsample is not None:
             x = self.downsample(x, embedding)
+            if self.image_in is not None:
+                image, x = self.image_in(image, x)
             skips.append(x)
-        return x
+        return x, image
 
 
 class Up(nn.Module):
     """A level on the way up."""
 
-    def __init__(self, blocks: list[Block], upsample: nn.Module | None) -> None:
+    def __init__(self, blocks: list[Block], output: nn.Module | None, upsample: nn.Module | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
+        self.output = output
         self.upsample = upsample
 
-    def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
-        """Return the input of the next level; each block takes the last of `skips` away and sees it."""
+    def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the input of the next level, and this one's output if it has any.
+
+        Each block takes the last of `skips` away and sees it.
+        """
         for block in self.blocks:
             x = block(torch.cat((x, skips.pop()), dim=1), embedding)
-        return x if self.upsample is None else self.upsample(x, embedding)
+        output = None if self.output is None else self.output(x)
+        return x if self.upsample is None else self.upsample(x, embedding), output
+
+
+class Output(nn.Module):
+    """Makes an output of a level's maps. It starts at zero."""
+
+    def __init__(self, level: Level, channels: int, out_channels: int, parts: Parts) -> None:
+        super().__init__()
+        self.norm = parts.of(level, "norm", lambda: level.style.norm.build(channels))
+        self.activation = level.style.activation.build()
+        self.conv = conv(channels, out_channels, scale=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, channels, H, W]`` to ``[N, out_channels, H, W]``."""
+        return self.conv(self.activation(self.norm(x)))  # type: ignore[no-any-return]
 
 
 def _downsample(level: Level, embedding_channels: int) -> Callable[[], nn.Module]:

@@ -20,6 +20,9 @@ class Group(Norm):
     kind: Literal["group"] = "group"
     groups: int = Field(32, ge=1)
     """Number of groups. It must divide every number of channels that the network normalizes."""
+    min_group: int | None = Field(None, ge=1)
+    """Least number of channels of a group: where there are too few channels for that, there are fewer groups (NCSN++ has
+    4). No limit by default."""
     eps: float = Field(1e-6, gt=0)
     """Added to the variance."""
 
@@ -29,12 +32,13 @@ class Group(Norm):
         Raises:
             ValueError: If the channels cannot be split into so many equal groups; lists the numbers that can.
         """
-        if channels % self.groups:
+        groups = self.groups if self.min_group is None else max(1, min(self.groups, channels // self.min_group))
+        if channels % groups:
             raise ValueError(
-                f"{channels} channels cannot be split into {self.groups} equal groups. Allowed for {channels} "
+                f"{channels} channels cannot be split into {groups} equal groups. Allowed for {channels} "
                 f"channels: groups = {divisors(channels)}"
             )
-        return nn.GroupNorm(self.groups, channels, self.eps)
+        return nn.GroupNorm(groups, channels, self.eps)
 
 
 class Layer(Norm):

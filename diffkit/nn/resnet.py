@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import abstractmethod
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -12,7 +13,48 @@ from diffkit.nn.base import ResnetBlock, Style
 from diffkit.nn.init import conv, linear
 
 
-class Ddpm(ResnetBlock):
+class Channels(NamedTuple):
+    """Numbers of channels of a block's input, its output and the embedding."""
+
+    input: int
+    output: int
+    embedding: int
+
+
+class TwoConvolutions(ResnetBlock):
+    """What the kinds with two convolutions share."""
+
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability that an element is dropped before the second convolution, in training."""
+    skip_scale: float = Field(1.0, gt=0)
+    """Factor of the block's output, the sum of its two branches. sqrt(1/2) keeps the variance of the sum (Song et al.
+    2021, "Score-based generative modeling", appendix H)."""
+
+    @abstractmethod
+    def block(self, channels: Channels, style: Style, resample: nn.Module | None, *, project: bool) -> nn.Module:
+        """Return the module of this kind."""
+
+    def build(self, in_channels: int, out_channels: int, embedding_channels: int, style: Style) -> nn.Module:
+        """Return the block.
+
+        Raises:
+            ValueError: If the normalization doesn't fit the channels or, in `ddpm`, would hide the embedding: one that
+                subtracts the mean of each single channel takes any shift out again.
+        """
+        channels = Channels(in_channels, out_channels, embedding_channels)
+        return self.block(channels, style, None, project=in_channels != out_channels)
+
+    def build_resampling(
+        self, channels: int, embedding_channels: int, style: Style, resample: nn.Module, *, project: bool
+    ) -> nn.Module:
+        """Return a block that resamples before its first convolution, and so does its shortcut.
+
+        Dhariwal & Nichol 2021, section 3, after Brock et al. 2019, "BigGAN", appendix B.
+        """
+        return self.block(Channels(channels, channels, embedding_channels), style, resample, project=project)
+
+
+class Ddpm(TwoConvolutions):
     """The block of DDPM: the embedding shifts every channel between two convolutions.
 
     h = conv1(act(norm1(x))) + linear(e);  y = shortcut(x) + conv2(dropout(act(norm2(h)))): Ho et al. 2020,
@@ -20,20 +62,13 @@ class Ddpm(ResnetBlock):
     """
 
     kind: Literal["ddpm"] = "ddpm"
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability that an element is dropped before the second convolution, in training."""
 
-    def build(self, in_channels: int, out_channels: int, embedding_channels: int, style: Style) -> nn.Module:
-        """Return the block.
-
-        Raises:
-            ValueError: If the normalization doesn't fit the channels, or would hide the embedding: one that subtracts
-                the mean of each single channel takes any shift out again.
-        """
-        return DdpmBlock(self, in_channels, out_channels, embedding_channels, style)
+    def block(self, channels: Channels, style: Style, resample: nn.Module | None, *, project: bool) -> nn.Module:
+        """Return the module."""
+        return DdpmBlock(self, channels, style, resample, project=project)
 
 
-class ScaleShift(ResnetBlock):
+class ScaleShift(TwoConvolutions):
     """The block of improved DDPM: the embedding scales and shifts the second normalization.
 
     h = conv1(act(norm1(x)));  (s, b) = linear(e);  y = shortcut(x) + conv2(dropout(act((1 + s) norm2(h) + b))):
@@ -42,60 +77,63 @@ class ScaleShift(ResnetBlock):
     """
 
     kind: Literal["scale_shift"] = "scale_shift"
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability that an element is dropped before the second convolution, in training."""
 
-    def build(self, in_channels: int, out_channels: int, embedding_channels: int, style: Style) -> nn.Module:
-        """Return the block.
-
-        Raises:
-            ValueError: If the normalization doesn't fit the channels.
-        """
-        return ScaleShiftBlock(self, in_channels, out_channels, embedding_channels, style)
+    def block(self, channels: Channels, style: Style, resample: nn.Module | None, *, project: bool) -> nn.Module:
+        """Return the module."""
+        return ScaleShiftBlock(self, channels, style, resample, project=project)
 
 
-class _TwoConvolutions(nn.Module):
+class _Block(nn.Module):
     """What both blocks are made of; they differ in how the embedding comes in.
 
     Sums go into the output of a convolution, which nothing else needs, so that no new tensor is made.
     """
 
+    embedding_parts: ClassVar[int]
+    """How many numbers of the embedding each channel takes."""
+
     def __init__(
-        self, dropout: float, in_channels: int, out_channels: int, embedding_channels: int, embedded: int, style: Style
+        self, spec: TwoConvolutions, channels: Channels, style: Style, resample: nn.Module | None, *, project: bool
     ) -> None:
         super().__init__()
-        self.norm1 = style.norm.build(in_channels)
-        self.conv1 = conv(in_channels, out_channels)
-        self.embed = linear(embedding_channels, embedded)
-        self.norm2 = style.norm.build(out_channels)
-        self.conv2 = conv(out_channels, out_channels, scale=0)
-        self.shortcut = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
+        self.skip_scale = spec.skip_scale
+        self.norm1 = style.norm.build(channels.input)
+        self.conv1 = conv(channels.input, channels.output)
+        self.embed = linear(channels.embedding, self.embedding_parts * channels.output)
+        self.norm2 = style.norm.build(channels.output)
+        self.conv2 = conv(channels.output, channels.output, scale=0)
+        self.shortcut = conv(channels.input, channels.output, 1) if project else nn.Identity()
         self.activation = style.activation.build()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(spec.dropout)
+        self.resample = nn.Identity() if resample is None else resample
 
     def modulate(self, h: Tensor, embedding: Tensor) -> Tensor:
         """Return the second normalization of `h` with the embedding brought in."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Map ``[N, in, H, W]`` and ``[N, embedding]`` to ``[N, out, H, W]``."""
-        h = self.conv1(self.activation(self.norm1(x)))
+        """Map ``[N, in, H, W]`` and ``[N, embedding]`` to ``[N, out, H, W]``, or other sides where it resamples."""
+        h = self.conv1(self.resample(self.activation(self.norm1(x))))
         h = self.modulate(h, self.embed(embedding)[:, :, None, None])
         h = self.conv2(self.dropout(self.activation(h)))
-        h += self.shortcut(x)
-        return h  # type: ignore[no-any-return]
+        h += self.shortcut(self.resample(x))
+        return h if self.skip_scale == 1 else h * self.skip_scale  # type: ignore[no-any-return]
 
 
-class DdpmBlock(_TwoConvolutions):
+class DdpmBlock(_Block):
     """Computes what `Ddpm` says."""
 
-    def __init__(self, spec: Ddpm, in_channels: int, out_channels: int, embedding_channels: int, style: Style) -> None:
-        super().__init__(spec.dropout, in_channels, out_channels, embedding_channels, out_channels, style)
-        if isinstance(self.norm2, nn.GroupNorm) and self.norm2.num_groups == out_channels:
+    embedding_parts: ClassVar[int] = 1
+
+    def __init__(
+        self, spec: TwoConvolutions, channels: Channels, style: Style, resample: nn.Module | None, *, project: bool
+    ) -> None:
+        super().__init__(spec, channels, style, resample, project=project)
+        if isinstance(self.norm2, nn.GroupNorm) and self.norm2.num_groups == channels.output:
             raise ValueError(
-                f"{out_channels} groups of {out_channels} channels are one channel each, so the normalization would "
-                "take out again what the embedding adds, and the block would not see the time. Set fewer norm.groups, "
-                'more channels, or resnet = "scale_shift"'
+                f"{channels.output} groups of {channels.output} channels are one channel each, so the normalization "
+                "would take out again what the embedding adds, and the block would not see the time. Set fewer "
+                'norm.groups, more channels, or resnet = "scale_shift"'
             )
 
     def modulate(self, h: Tensor, embedding: Tensor) -> Tensor:
@@ -104,13 +142,10 @@ class DdpmBlock(_TwoConvolutions):
         return self.norm2(h)  # type: ignore[no-any-return]
 
 
-class ScaleShiftBlock(_TwoConvolutions):
+class ScaleShiftBlock(_Block):
     """Computes what `ScaleShift` says."""
 
-    def __init__(
-        self, spec: ScaleShift, in_channels: int, out_channels: int, embedding_channels: int, style: Style
-    ) -> None:
-        super().__init__(spec.dropout, in_channels, out_channels, embedding_channels, 2 * out_channels, style)
+    embedding_parts: ClassVar[int] = 2
 
     def modulate(self, h: Tensor, embedding: Tensor) -> Tensor:
         """Normalize, then scale and shift."""

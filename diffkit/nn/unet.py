@@ -16,6 +16,8 @@ from diffkit.nn.base import (
     Model,
     Norm,
     Ports,
+    ProgressiveInput,
+    ProgressiveOutput,
     ResnetBlock,
     Style,
     TimeEmbedding,
@@ -40,6 +42,10 @@ SideLengths = Annotated[
 """Side lengths of levels, or all of them."""
 
 
+AttentionUp = Literal["every", "last", "none"]
+"""Which blocks of a level have attention on the way up."""
+
+
 class LevelOverrides(Spec):
     """What one level does in its own way. What it leaves out is as in the model's table."""
 
@@ -51,6 +57,10 @@ class LevelOverrides(Spec):
     """Kind of residual block."""
     attention: Attention | None = None
     """Kind of attention after each residual block, whether or not `attention_at` has the level's side."""
+    attention_down: bool | None = None
+    """Whether the level's attention is on the way down too."""
+    attention_up: AttentionUp | None = None
+    """Which blocks have the level's attention on the way up."""
     downsample: Downsample | None = None
     """How this level's maps are halved for the next level. The last level has none."""
     upsample: Upsample | None = None
@@ -84,10 +94,22 @@ class UNet(Model):
     attention_at: SideLengths = ()
     """Levels that have attention, by the side of their feature maps (the longer one if they are not square), or
     "all"."""
+    attention_down: bool = True
+    """Whether the levels that have attention have it on the way down too."""
+    attention_up: AttentionUp = "every"
+    """Which blocks have attention on the way up, of the levels that have any: every one, the last one (as in EDM), or
+    none."""
+    middle: bool = True
+    """Two residual blocks in the middle, between the way down and the way up."""
     middle_attention: bool = True
     """Attention between the two residual blocks in the middle."""
     embedding: TimeEmbedding = Field("sinusoidal", validate_default=True)
-    """Features of the time: as many as `channels`."""
+    """Features of the time."""
+    embedding_features: int | None = Field(None, ge=2, le=65_536)
+    """Number of features of the time. As many as `channels` by default."""
+    conditions_join: Literal["embedding", "features"] = "embedding"
+    """Where what stands for the class and for the vector is added: to the embedding, or to the features before it (as
+    in EDM)."""
     embedding_channels: int | None = Field(None, ge=1, le=65_536)
     """Size of the embedding of time and class that the blocks see. Four times `channels` by default."""
     resnet: ResnetBlock = Field("ddpm", validate_default=True)
@@ -98,6 +120,10 @@ class UNet(Model):
     """How the sides are halved."""
     upsample: Upsample = Field("nearest_conv", validate_default=True)
     """How the sides are doubled."""
+    progressive_input: ProgressiveInput = Field("none", validate_default=True)
+    """How the noisy image itself reaches the smaller levels on the way down."""
+    progressive_output: ProgressiveOutput = Field("none", validate_default=True)
+    """How the output is made on the way up."""
     norm: Norm = Field("group", validate_default=True)
     """Normalization of all parts."""
     activation: Activation = Field("silu", validate_default=True)
@@ -204,9 +230,11 @@ class UNet(Model):
             blocks=own.blocks or self.blocks_per_level,
             resnet=own.resnet or self.resnet,
             attention=own.attention or (self.attention if attends else None),
+            attention_down=self.attention_down if own.attention_down is None else own.attention_down,
+            attention_up=own.attention_up or self.attention_up,
             downsample=own.downsample or self.downsample,
             upsample=own.upsample or self.upsample,
-            style=Style(own.norm or self.norm, own.activation or self.activation),
+            style=Style(own.norm or self.norm, own.activation or self.activation, own.resnet or self.resnet),
             keys={name: name if getattr(own, name) is None else prefix + name for name in names},
         )
 

@@ -1,13 +1,15 @@
-"""Kinds of upsampling. All double the sides; none of them uses the embedding."""
+"""Kinds of upsampling. All double the sides; only `resnet` uses the embedding."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
+from pydantic import model_validator
 from torch import nn
 
 from diffkit.nn.base import Style, Upsample
 from diffkit.nn.downsample import Unconditioned
+from diffkit.nn.fir import Taps, check_taps, fir_up
 from diffkit.nn.init import conv, init
 
 
@@ -59,3 +61,53 @@ class PixelShuffle(Upsample):
     def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
         """Return a module ``[N, channels, H, W]`` to ``[N, channels, 2H, 2W]``."""
         return Unconditioned(conv(channels, 4 * channels), nn.PixelShuffle(2))
+
+
+class FirUp(Upsample):
+    """Zeros between the pixels and a fixed separable filter, and a 3x3 convolution behind it where asked for.
+
+    NCSN++: Song et al. 2021, "Score-based generative modeling", appendix H, after Karras et al. 2020, "StyleGAN2".
+    """
+
+    kind: Literal["fir"] = "fir"
+    filter: Taps = (1.0, 3.0, 3.0, 1.0)
+    """The filter, of even length; its sum is scaled to 4. [1, 1] repeats every pixel."""
+    conv: bool = False
+    """A 3x3 convolution behind the filter."""
+
+    @model_validator(mode="after")
+    def _can_resample(self) -> Self:
+        check_taps(self.filter)
+        return self
+
+    def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
+        """Return a module ``[N, channels, H, W]`` to ``[N, channels, 2H, 2W]``."""
+        return Unconditioned(fir_up(self.filter), *([conv(channels, channels)] if self.conv else []))
+
+
+class ResnetUp(Upsample):
+    """A residual block of the level's kind that doubles the sides on its way, and sees the embedding.
+
+    Both its branches are filtered: Dhariwal & Nichol 2021, section 3, after Brock et al. 2019, "BigGAN", appendix B.
+    """
+
+    kind: Literal["resnet"] = "resnet"
+    filter: Taps = (1.0, 1.0)
+    """The filter, of even length; its sum is scaled to 4. [1, 1] repeats every pixel, [1, 3, 3, 1] is NCSN++'s."""
+    project: bool = False
+    """A 1x1 convolution on the shortcut (EDM's networks)."""
+
+    @model_validator(mode="after")
+    def _can_resample(self) -> Self:
+        check_taps(self.filter)
+        return self
+
+    def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
+        """Return a module ``[N, channels, H, W]`` to ``[N, channels, 2H, 2W]``.
+
+        Raises:
+            ValueError: If the level's residual block cannot resample.
+        """
+        return style.block().build_resampling(
+            channels, embedding_channels, style, fir_up(self.filter), project=self.project
+        )

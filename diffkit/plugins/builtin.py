@@ -97,7 +97,7 @@ def _diffusion() -> list[type[Component]]:
 
 
 def _nn() -> list[type[Component]]:
-    from diffkit.nn import activation, attention, downsample, embedding, norm, resnet, upsample
+    from diffkit.nn import activation, attention, downsample, embedding, norm, progressive, resnet, upsample
     from diffkit.nn.unet import UNet
 
     return [
@@ -122,11 +122,20 @@ def _nn() -> list[type[Component]]:
         downsample.AvgPool,
         downsample.MaxPool,
         downsample.PixelUnshuffle,
+        downsample.FirDown,
+        downsample.ResnetDown,
         upsample.Nearest,
         upsample.NearestConv,
         upsample.Transpose,
         upsample.BilinearConv,
         upsample.PixelShuffle,
+        upsample.FirUp,
+        upsample.ResnetUp,
+        progressive.NoInput,
+        progressive.SkipInput,
+        progressive.ResidualInput,
+        progressive.NoOutput,
+        progressive.SkipOutput,
         UNet,
     ]
 

@@ -43,7 +43,7 @@ def test_the_documented_block(documented_block):
     data = DataInfo(1, 8, 12)
     x = torch.randn(2, 1, 8, 12)
     network = spec.build(data, Ports(1, 1))
-    torch.nn.init.normal_(network.conv_out.weight)
+    torch.nn.init.normal_(network.up[-1].output.conv.weight)
     out = network(x, torch.tensor([0.0, 9.0]))
     assert out.shape == x.shape
     assert not torch.allclose(out[0], network(x, torch.tensor([5.0, 9.0]))[0])
@@ -55,7 +55,7 @@ def test_the_page_names_every_kind():
     assert listed == {
         name: {kind for kind, owner in families()[name].owners.items() if owner == "diffkit"} for name in listed
     }
-    assert len(listed) == 7
+    assert len(listed) == 9
 
 
 def test_the_page_names_every_setting_of_a_level():

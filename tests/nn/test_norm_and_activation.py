@@ -46,3 +46,8 @@ def test_groups_that_do_not_fit():
 )
 def test_activations_at_two(kind, value):
     assert kind.build()(torch.tensor(2.0, dtype=torch.float64)).item() == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(128, 32), (64, 16), (12, 3), (3, 1)])
+def test_groups_have_a_least_size(channels, groups):
+    assert Group(groups=32, min_group=4).build(channels).num_groups == groups

@@ -9,9 +9,10 @@ from torch import nn
 from diffkit.nn.activation import Silu
 from diffkit.nn.base import Activation, Attention, Downsample, Norm, ResnetBlock, Style, Upsample
 from diffkit.nn.norm import Group
+from diffkit.nn.resnet import Ddpm
 from diffkit.testing import kinds_of
 
-STYLE = Style(Group(groups=4), Silu())
+STYLE = Style(Group(groups=4), Silu(), Ddpm())
 EMBEDDING = 12
 SHAPES = [(3, 8, 4, 6), (1, 8, 2, 2), (5, 8, 6, 2)]
 

@@ -9,7 +9,18 @@ from pydantic import ValidationError
 from torch import nn
 
 from diffkit.data.base import DataInfo
-from diffkit.nn.base import Activation, Attention, Downsample, Model, Ports, ResnetBlock, TimeEmbedding, Upsample
+from diffkit.nn.base import (
+    Activation,
+    Attention,
+    Downsample,
+    Model,
+    Ports,
+    ProgressiveInput,
+    ProgressiveOutput,
+    ResnetBlock,
+    TimeEmbedding,
+    Upsample,
+)
 from diffkit.nn.embedding import Table
 from diffkit.nn.unet import UNet
 from diffkit.spec import json_schema, problems_of
@@ -59,6 +70,13 @@ def any_unet(draw) -> tuple[UNet, DataInfo]:
         "norm": draw(st.sampled_from([{"kind": "group", "groups": 2}, "layer", "rms"])),
         "activation": draw(names(Activation)),
         "class_conditional": draw(st.booleans()),
+        "attention_up": draw(st.sampled_from(["every", "last", "none"])),
+        "attention_down": draw(st.booleans()),
+        "middle": draw(st.booleans()),
+        "conditions_join": draw(st.sampled_from(["embedding", "features"])),
+        "embedding_features": draw(st.sampled_from([None, 12])),
+        "progressive_input": draw(names(ProgressiveInput)),
+        "progressive_output": draw(names(ProgressiveOutput)),
         "levels": draw(
             st.lists(
                 st.fixed_dictionaries(
@@ -149,7 +167,7 @@ def peer(channels: tuple[int, ...], groups: int) -> nn.Module:
 
 
 def weights_of_peer(theirs: nn.Module) -> dict[str, torch.Tensor]:
-    renamed = {}
+    renamed, levels = {}, len(theirs.up_blocks)
     for name, tensor in theirs.state_dict().items():
         for old, new in [
             ("time_embedding.linear_1", "time_mlp.0"),
@@ -166,7 +184,8 @@ def weights_of_peer(theirs: nn.Module) -> dict[str, torch.Tensor]:
             ("conv_shortcut", "shortcut"),
             ("group_norm", "norm"),
             ("to_out.0", "out"),
-            ("conv_norm_out", "norm_out"),
+            ("conv_norm_out", f"up.{levels - 1}.output.norm"),
+            ("conv_out", f"up.{levels - 1}.output.conv"),
         ]:
             name = name.replace(old, new)
         parts = name.split(".")

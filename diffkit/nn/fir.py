@@ -1,0 +1,71 @@
+"""Resampling by a fixed separable filter, such as [1, 3, 3, 1], which blurs away what half the sides cannot hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from diffkit.spec import Many
+
+Taps = Annotated[Many[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=16)]
+"""The numbers of a filter, of even count. Their sum is scaled to 1."""
+
+
+def fir_down(taps: Sequence[float]) -> nn.Module:
+    """Return a module that halves both sides: the filter at every second place. [1, 1] is the mean of 2x2 squares."""
+    return nn.AvgPool2d(2) if tuple(taps) == (1, 1) else Fir(taps, up=False)
+
+
+def fir_up(taps: Sequence[float]) -> nn.Module:
+    """Return a module that doubles both sides: zeros between the places, then the filter, whose sum is then 4.
+
+    [1, 1] repeats every pixel.
+    """
+    return nn.Upsample(scale_factor=2.0, mode="nearest") if tuple(taps) == (1, 1) else Fir(taps, up=True)
+
+
+def check_taps(taps: Sequence[float]) -> None:
+    """Check that a filter can resample.
+
+    Raises:
+        ValueError: If it is of odd length or sums to zero.
+    """
+    if len(taps) % 2 or sum(taps) == 0:
+        raise ValueError(f"filter = {list(taps)} should be of even length and not all zeros, such as [1, 3, 3, 1]")
+
+
+class Fir(nn.Module):
+    """Halves or doubles the sides by a filter, padded with zeros: Karras et al. 2020, "StyleGAN2", as in NCSN++."""
+
+    filter: Tensor
+
+    def __init__(self, taps: Sequence[float], *, up: bool) -> None:
+        super().__init__()
+        self.up = up
+        self.padding = len(taps) // 2 - 1
+        self.taps = tuple(taps)
+        self.register_buffer("filter", self._square().float(), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move, also out of the meta device, where the filter has no numbers."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if not self.filter.is_meta:
+            self.filter = self._square().to(self.filter.device, self.filter.dtype)
+        return self
+
+    def _square(self) -> Tensor:
+        """Return the filter, float64 ``[1, 1, L, L]``."""
+        line = torch.tensor(self.taps, dtype=torch.float64)
+        return (torch.outer(line, line) / line.sum() ** 2 * (4 if self.up else 1))[None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the maps with the other sides, of as many channels."""
+        channels = x.shape[1]
+        weight = self.filter.to(x.dtype).expand(channels, 1, -1, -1)
+        if self.up:
+            return nn.functional.conv_transpose2d(x, weight, stride=2, padding=self.padding, groups=channels)
+        return nn.functional.conv2d(x, weight, stride=2, padding=self.padding, groups=channels)
