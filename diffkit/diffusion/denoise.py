@@ -19,11 +19,13 @@ class Denoised:
         eps: The noise, of the same shape.
         variance: The variance of the ancestral step from the first level to the second; for each pixel where the
             network says it.
+        variance_output: What the network says of a learned variance, ``[N, C, H, W]``; else None.
     """
 
     x0: Tensor
     eps: Tensor
     variance: Callable[[Level, Level], float | Tensor]
+    variance_output: Tensor | None = None
 
 
 Denoise = Callable[[Tensor, Level], Denoised]

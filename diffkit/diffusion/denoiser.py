@@ -62,7 +62,7 @@ def make_denoise(
         def variance(t: Level, s: Level) -> float | Tensor:
             return objective.variance.of(t, s, process, output.variance)
 
-        return Denoised(x0, eps, variance)
+        return Denoised(x0, eps, variance, output.variance)
 
     return denoise
 

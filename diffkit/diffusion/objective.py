@@ -186,5 +186,5 @@ class Objective(Spec):
         alpha, sigma = (per_image(level(time), x0) for level in (process.alpha, process.sigma))
         estimate = self.prediction.x0(output.value.detach(), x, alpha, sigma)
         step = true_step(process, time, x0)
-        bits = bits_of_step(x0, estimate, variance.log_of(step, output.variance), step, time)
+        bits = bits_of_step(x0, estimate, variance.log_of(step, output.variance), step)
         return variance.vlb_weight * process.steps * bits

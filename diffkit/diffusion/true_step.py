@@ -20,12 +20,14 @@ class TrueStep(NamedTuple):
         log_small: The log of the variance. At time 0, where it would be -inf, that of time 1, as in the code of Ho et
             al. 2020.
         log_large: The log of the variance of q(x_t | x_{t-1}).
+        to_image: Whether it is the step from time 0 to the clean end.
     """
 
     x0: Tensor
     xt: Tensor
     log_small: Tensor
     log_large: Tensor
+    to_image: Tensor
 
 
 def true_step(process: DiscreteProcess, time: Tensor, images: Tensor) -> TrueStep:
@@ -45,7 +47,8 @@ def true_step(process: DiscreteProcess, time: Tensor, images: Tensor) -> TrueSte
     if process.steps == 1:
         small = large
     parts = (mean.x0, mean.xt, torch.log(small), torch.log(large))
-    return TrueStep(*(per_image(part, images) for part in parts))
+    x0, xt, log_small, log_large = (per_image(part, images) for part in parts)
+    return TrueStep(x0, xt, log_small, log_large, first.view(-1, 1, 1, 1))
 
 
 def _levels(process: DiscreteProcess, time: Tensor) -> Levels:

@@ -77,8 +77,8 @@ class FixedLarge(Variance):
         return transition(t, s).variance
 
     def log_of(self, step: TrueStep, output: Tensor | None) -> Tensor:
-        """Return the log of the effective beta."""
-        return step.log_large
+        """Return the log of the effective beta, but at time 0 the posterior's, as the code of Ho et al. 2020 does."""
+        return torch.where(step.to_image, step.log_small, step.log_large)
 
 
 class LearnedVariance(Variance):
