@@ -4,7 +4,9 @@ A report is named where it is public. docs/faults.md lists these tests, and the 
 """
 
 import math
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -327,3 +329,15 @@ def test_nothing_of_a_walk_is_left_for_the_next(sampler):
     with pytest.raises(RuntimeError, match="out of memory"):
         sampler.sample(fails, levels, draw(), draw)
     assert torch.equal(walk(SHAPE), first)
+
+
+# --- the page
+
+
+def test_the_page_names_tests_that_are_there():
+    page = (Path(__file__).parents[2] / "docs" / "faults.md").read_text(encoding="utf-8")
+    here = {name for name in globals() if name.startswith("test_")} - {"test_the_page_names_tests_that_are_there"}
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert named == here
+    for file, name in re.findall(r"`((?:samplers/)?test_\w+\.py)(?:::(\w+))?`", page):
+        assert f"def {name}" in (Path(__file__).parent / file).read_text(encoding="utf-8") or not name
