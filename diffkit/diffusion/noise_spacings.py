@@ -92,7 +92,7 @@ class LogSnr(NoiseSpacing):
     """Equal steps of the log of the signal-to-noise ratio.
 
     ``lambda_i = lambda_T + i / (n - 1) (lambda_0 - lambda_T)`` with ``lambda = ln(alpha / sigma)`` (Lu et al. 2022,
-    section 3.4 and appendix). It is `exponential` with rho = 1.
+    "DPM-Solver"). It is `exponential` with rho = 1.
     """
 
     kind: Literal["log_snr"] = "log_snr"

@@ -48,7 +48,7 @@ def transition(t: AnyLevel[Number], s: AnyLevel[Number]) -> Transition[Number]:
     """Return q(x_t | x_s) from level s to the noisier level t.
 
     ``alpha_ts = alpha_t / alpha_s``, ``variance_ts = sigma_t² - alpha_ts² sigma_s²`` (Kingma et al. 2021,
-    section 3.1). Between neighbouring times of a DDPM the variance is beta_t; between any two it is the effective
+    appendix A.1). Between neighbouring times of a DDPM the variance is beta_t; between any two it is the effective
     beta ``1 - alpha_bar_t / alpha_bar_s``.
     """
     alpha = t.alpha / s.alpha

@@ -48,7 +48,7 @@ class Prediction(Component):
 class NoisePrediction(Prediction):
     """The network outputs the noise.
 
-    ``output = eps``, so ``x0 = (x - sigma output) / alpha`` (Ho et al. 2020, eq. 12 and 14).
+    ``output = eps``, so ``x0 = (x - sigma output) / alpha`` (Ho et al. 2020, eq. 14 and 15).
     """
 
     kind: Literal["noise"] = "noise"

@@ -48,7 +48,7 @@ class StrideSpacing(Spacing):
 class Leading(StrideSpacing):
     """Equal strides from the clean end: the noisiest times are left out.
 
-    ``t_i = i floor(T / n) + offset`` (Song et al. 2021, appendix D.2, "linear"; Lin et al. 2023, table 1).
+    ``t_i = i floor(T / n) + offset`` (Song et al. 2021, appendix D.2, "linear"; Lin et al. 2023, table 2).
     """
 
     kind: Literal["leading"] = "leading"
@@ -75,7 +75,7 @@ class Leading(StrideSpacing):
 class Trailing(StrideSpacing):
     """Equal strides from the noisy end: the last time is always the first that is visited.
 
-    ``t_i = round(i T / n) - 1`` for i = n..1 (Lin et al. 2023, table 1).
+    ``t_i = round(i T / n) - 1`` for i = n..1 (Lin et al. 2023, table 2).
     """
 
     kind: Literal["trailing"] = "trailing"
@@ -92,7 +92,7 @@ class Trailing(StrideSpacing):
 class Linspace(StrideSpacing):
     """Equal strides that include both the first and the last time.
 
-    ``t_i = round(i (T - 1) / (n - 1))`` (Nichol & Dhariwal 2021, section 4; Lin et al. 2023, table 1). A single
+    ``t_i = round(i (T - 1) / (n - 1))`` (Nichol & Dhariwal 2021, section 4; Lin et al. 2023, table 2). A single
     step starts at T - 1.
     """
 
@@ -137,7 +137,7 @@ class BetaQuantile(StrideSpacing):
     """Most steps near both ends, as many as a beta distribution says.
 
     The times are the quantiles of Beta(alpha, beta) at ``i / (n - 1)``, from the first to the last time (Lee et al.
-    2024, section 4). Both parameters below 1 crowd the ends; 1 and 1 are `linspace`.
+    2024). Both parameters below 1 crowd the ends; 1 and 1 are `linspace`.
     """
 
     kind: Literal["beta_quantile"] = "beta_quantile"

@@ -52,7 +52,7 @@ class StratifiedTimes(TimeSampling):
     """Every time with the same chance, and the times of one batch spread evenly.
 
     ``u_i = (u + i / N) mod 1`` with one uniform u for the batch, and the time at the part u_i of the way, which is
-    ``floor(T u_i)`` for a discrete process: less variance in the loss of a batch (Kingma et al. 2021, section I.1).
+    ``floor(T u_i)`` for a discrete process: less variance in the loss of a batch (Kingma et al. 2021, appendix I.1).
     """
 
     kind: Literal["stratified"] = "stratified"

@@ -110,7 +110,7 @@ class MinSnr(X0Weighting):
 class SoftMinSnr(X0Weighting):
     """The signal-to-noise ratio as the weight of the error in x0, bent smoothly towards gamma.
 
-    ``w = SNR gamma / (SNR + gamma)`` for x0 (Crowson et al. 2024, section 4.4).
+    ``w = SNR gamma / (SNR + gamma)`` for x0 (Crowson et al. 2024, "Hourglass diffusion transformers").
     """
 
     kind: Literal["soft_min_snr"] = "soft_min_snr"
@@ -129,7 +129,7 @@ class SoftMinSnr(X0Weighting):
 class SigmoidWeighting(X0Weighting):
     """A sigmoid of the log of the signal-to-noise ratio as the weight of the error in the noise.
 
-    ``w = sigmoid(bias - log SNR)`` for eps (Kingma & Gao 2023, section 4; Hoogeboom et al. 2024, section 3). It is
+    ``w = sigmoid(bias - log SNR)`` for eps (Kingma & Gao 2023; Hoogeboom et al. 2024). It is
     `soft_min_snr` with ``gamma = exp(bias)``, told in other words.
     """
 
@@ -187,7 +187,7 @@ class TruncatedSnr(X0Weighting):
 class P2(X0Weighting):
     """Less weight where there is little noise, and only imperceptible detail is learned.
 
-    ``w = 1 / (k + SNR)^gamma`` for eps (Choi et al. 2022, eq. 8).
+    ``w = 1 / (k + SNR)^gamma`` for eps (Choi et al. 2022).
     """
 
     kind: Literal["p2"] = "p2"

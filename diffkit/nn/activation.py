@@ -10,7 +10,7 @@ from diffkit.nn.base import Activation
 
 
 class Silu(Activation):
-    """x sigmoid(x), also known as swish: Elfwing et al. 2018, eq. 8; used by DDPM."""
+    """x sigmoid(x), also known as swish: Elfwing et al. 2018; used by DDPM."""
 
     kind: Literal["silu"] = "silu"
 
@@ -20,7 +20,7 @@ class Silu(Activation):
 
 
 class Gelu(Activation):
-    """x Φ(x), with the normal distribution function Φ: Hendrycks & Gimpel 2016, eq. 1."""
+    """x Φ(x), with the normal distribution function Φ: Hendrycks & Gimpel 2016."""
 
     kind: Literal["gelu"] = "gelu"
     approximate: Literal["none", "tanh"] = "none"
@@ -42,7 +42,7 @@ class Relu(Activation):
 
 
 class Mish(Activation):
-    """x tanh(softplus(x)): Misra 2019, eq. 1."""
+    """x tanh(softplus(x)): Misra 2019."""
 
     kind: Literal["mish"] = "mish"
 

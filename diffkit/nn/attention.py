@@ -59,7 +59,7 @@ class EfficientAttention(MultiHead):
     """Attention at a cost that is linear in the number of places, with a residual.
 
     y = x + W softmax_d(Q) (softmax_n(K)ᵀ V), where softmax_d runs over the channels of a head and softmax_n over the
-    places: Shen et al. 2021, "Efficient Attention", eq. 4. W starts at zero.
+    places: Shen et al. 2021, "Efficient Attention". W starts at zero.
     """
 
     kind: Literal["linear"] = "linear"

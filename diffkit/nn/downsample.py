@@ -70,7 +70,7 @@ class PixelUnshuffle(Downsample):
 class FirDown(Downsample):
     """A fixed separable filter at every second place, and a 3x3 convolution behind it where asked for.
 
-    NCSN++: Song et al. 2021, "Score-based generative modeling", appendix H, after Karras et al. 2020, "StyleGAN2".
+    NCSN++: Song et al. 2021, "Score-based generative modeling", after Karras et al. 2020, "StyleGAN2".
     """
 
     kind: Literal["fir"] = "fir"
@@ -92,7 +92,7 @@ class FirDown(Downsample):
 class ResnetDown(Downsample):
     """A residual block of the level's kind that halves the sides on its way, and sees the embedding.
 
-    Both its branches are filtered: Dhariwal & Nichol 2021, section 3, after Brock et al. 2019, "BigGAN", appendix B.
+    Both its branches are filtered: Dhariwal & Nichol 2021, section 3, after Brock et al. 2019, "BigGAN".
     """
 
     kind: Literal["resnet"] = "resnet"

@@ -83,7 +83,7 @@ class SinusoidalFeatures(nn.Module):
 class Fourier(TimeEmbedding):
     """Sines and cosines of fixed, random frequencies.
 
-    cos(2π w_i t / time_range) and sin(2π w_i t / time_range) with w_i ~ N(0, scale²): Tancik et al. 2020, eq. 5, as
+    cos(2π w_i t / time_range) and sin(2π w_i t / time_range) with w_i ~ N(0, scale²): Tancik et al. 2020, as
     in NCSN++ (Song et al. 2021) and EDM (Karras et al. 2022). The frequencies are saved with the weights.
     """
 

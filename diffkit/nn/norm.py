@@ -14,7 +14,7 @@ class Group(Norm):
     """Normalizes groups of channels over all places (GroupNorm).
 
     y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and variance of each image over a group's channels
-    and all places: Wu & He 2018, "Group Normalization", eq. 1-7.
+    and all places: Wu & He 2018, "Group Normalization".
     """
 
     kind: Literal["group"] = "group"
@@ -45,7 +45,7 @@ class Layer(Norm):
     """Normalizes the channels of each place (LayerNorm).
 
     y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and variance over the channels: Ba et al. 2016,
-    "Layer Normalization", eq. 4, at every place of the image.
+    "Layer Normalization", at every place of the image.
     """
 
     kind: Literal["layer"] = "layer"
@@ -61,7 +61,7 @@ class Rms(Norm):
     """Scales the channels of each place to a root mean square of one (RMSNorm).
 
     y = x / sqrt(mean(x²) + eps) * weight, with the mean over the channels: Zhang & Sennrich 2019, "Root Mean Square
-    Layer Normalization", eq. 4, at every place of the image.
+    Layer Normalization", at every place of the image.
     """
 
     kind: Literal["rms"] = "rms"

@@ -28,8 +28,7 @@ class NoInput(ProgressiveInput):
 class SkipInput(ProgressiveInput):
     """The image is filtered down to each level, and a 1x1 convolution of it added to the maps.
 
-    ``image = down(image);  x = x + conv(image)``: "input skip" of Song et al. 2021, "Score-based generative modeling",
-    appendix H.
+    ``image = down(image);  x = x + conv(image)``: "input skip" of Song et al. 2021, "Score-based generative modeling".
     """
 
     kind: Literal["skip"] = "skip"
@@ -54,7 +53,7 @@ class ResidualInput(ProgressiveInput):
     """The image becomes maps of its own, which each level's are added to.
 
     ``image = x = (x + down(conv(image))) / sqrt(2)`` with a 3x3 convolution: "residual" of Song et al. 2021,
-    "Score-based generative modeling", appendix H. The published NCSN++ has it.
+    "Score-based generative modeling". The published NCSN++ has it.
     """
 
     kind: Literal["residual"] = "residual"
@@ -109,8 +108,7 @@ class NoOutput(ProgressiveOutput):
 class SkipOutput(ProgressiveOutput):
     """Each level's normalization, activation and 3x3 convolution add to the output of the smaller ones.
 
-    ``output = up(output) + conv(act(norm(x)))``: "output skip" of Song et al. 2021, "Score-based generative modeling",
-    appendix H.
+    ``output = up(output) + conv(act(norm(x)))``: "output skip" of Song et al. 2021, "Score-based generative modeling".
     """
 
     kind: Literal["skip"] = "skip"

@@ -28,7 +28,7 @@ class TwoConvolutions(ResnetBlock):
     """Probability that an element is dropped before the second convolution, in training."""
     skip_scale: float = Field(1.0, gt=0)
     """Factor of the block's output, the sum of its two branches. sqrt(1/2) keeps the variance of the sum (Song et al.
-    2021, "Score-based generative modeling", appendix H)."""
+    2021, "Score-based generative modeling")."""
 
     @abstractmethod
     def block(self, channels: Channels, style: Style, resample: nn.Module | None, *, project: bool) -> nn.Module:
@@ -49,7 +49,7 @@ class TwoConvolutions(ResnetBlock):
     ) -> nn.Module:
         """Return a block that resamples before its first convolution, and so does its shortcut.
 
-        Dhariwal & Nichol 2021, section 3, after Brock et al. 2019, "BigGAN", appendix B.
+        Dhariwal & Nichol 2021, section 3, after Brock et al. 2019, "BigGAN".
         """
         return self.block(Channels(channels, channels, embedding_channels), style, resample, project=project)
 
@@ -72,7 +72,7 @@ class ScaleShift(TwoConvolutions):
     """The block of improved DDPM: the embedding scales and shifts the second normalization.
 
     h = conv1(act(norm1(x)));  (s, b) = linear(e);  y = shortcut(x) + conv2(dropout(act((1 + s) norm2(h) + b))):
-    Nichol & Dhariwal 2021, section 3 (AdaGN of Dhariwal & Nichol 2021, eq. 7). The shortcut is a 1x1 convolution
+    Nichol & Dhariwal 2021 (AdaGN of Dhariwal & Nichol 2021, section 3). The shortcut is a 1x1 convolution
     where the number of channels changes. conv2 starts at zero.
     """
 

@@ -54,7 +54,7 @@ class BilinearConv(Upsample):
 
 
 class PixelShuffle(Upsample):
-    """A 3x3 convolution to four times the channels, which become the pixels of 2x2 squares: Shi et al. 2016, eq. 4."""
+    """A 3x3 convolution to four times the channels, which become the pixels of 2x2 squares: Shi et al. 2016."""
 
     kind: Literal["pixel_shuffle"] = "pixel_shuffle"
 
@@ -66,7 +66,7 @@ class PixelShuffle(Upsample):
 class FirUp(Upsample):
     """Zeros between the pixels and a fixed separable filter, and a 3x3 convolution behind it where asked for.
 
-    NCSN++: Song et al. 2021, "Score-based generative modeling", appendix H, after Karras et al. 2020, "StyleGAN2".
+    NCSN++: Song et al. 2021, "Score-based generative modeling", after Karras et al. 2020, "StyleGAN2".
     """
 
     kind: Literal["fir"] = "fir"
@@ -88,7 +88,7 @@ class FirUp(Upsample):
 class ResnetUp(Upsample):
     """A residual block of the level's kind that doubles the sides on its way, and sees the embedding.
 
-    Both its branches are filtered: Dhariwal & Nichol 2021, section 3, after Brock et al. 2019, "BigGAN", appendix B.
+    Both its branches are filtered: Dhariwal & Nichol 2021, section 3, after Brock et al. 2019, "BigGAN".
     """
 
     kind: Literal["resnet"] = "resnet"

@@ -21,7 +21,7 @@ class Dpmpp2SAncestral(Sampler):
 
     ``D = x0_t + (x0_m - x0_t) / (2 r)``, ``x_s = (sigma_s / sigma_t) x - alpha_s (exp(-h) - 1) D`` with h = lambda_s -
     lambda_t and r the place of the middle level m, the process's own that is nearest to r = 1/2 (Lu et al. 2022,
-    "DPM-Solver++", algorithm 1; the ancestral noise is k-diffusion's). With eta = 0 it is deterministic and second
+    "DPM-Solver++", the solver 2S; the ancestral noise is k-diffusion's). With eta = 0 it is deterministic and second
     order. The last step is first order.
     """
 

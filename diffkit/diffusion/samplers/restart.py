@@ -22,7 +22,7 @@ class Restart(Sampler):
     """Restart: Heun's method, and on the way some noise is added and removed again, several times. Stochastic.
 
     Arrived at the level of `low`, ``x / alpha`` gets noise of variance ``s_max² - s_min²``, and the ODE is followed
-    back, K times (Xu et al. 2023, "Restart sampling", algorithm 1, with EDM's Heun steps). Large noise, once, forgets
+    back, K times (Xu et al. 2023, "Restart sampling", with EDM's Heun steps). Large noise, once, forgets
     more of the errors so far than a little in each step.
 
     s_min is the visited noise-to-signal ratio sigma / alpha nearest to `low`, s_max the process's nearest to
