@@ -26,8 +26,9 @@ def _data() -> list[type[Component]]:
     from diffkit.data.digits import Digits
     from diffkit.data.image_folder import ImageFolder
     from diffkit.data.mnist import FashionMnist, Mnist
+    from diffkit.data.unspecified import Unspecified
 
-    return [Arrays, Cifar10, Digits, FashionMnist, ImageFolder, Mnist]
+    return [Arrays, Cifar10, Digits, FashionMnist, ImageFolder, Mnist, Unspecified]
 
 
 def _schedules() -> list[type[Component]]:

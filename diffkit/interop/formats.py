@@ -1,0 +1,61 @@
+"""Which formats there are, and which one a file or folder is of. The only importer of the concrete ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from diffkit.errors import UserError, did_you_mean
+from diffkit.interop.base import Exporter, Imported, Importer, Source
+
+Format = TypeVar("Format", Importer, Exporter)
+
+
+def importers() -> list[Importer]:
+    """Return what reads models, in the order in which they are asked whether they know a source."""
+    return []
+
+
+def exporters() -> list[Exporter]:
+    """Return what writes models."""
+    return []
+
+
+def read_foreign(source: Source, format: str | None = None) -> Imported:
+    """Read a model of another library.
+
+    Args:
+        source: What to read.
+        format: The library; found out from the source by default.
+
+    Raises:
+        UserError: If it is of no known format, or cannot be expressed exactly.
+    """
+    if format is not None:
+        return find(importers(), format).read(source)
+    if not source.path.exists():
+        beside = [other.name for other in source.path.parent.glob("*")] if source.path.parent.is_dir() else []
+        raise UserError(f"{source.path}: no such file or folder.{did_you_mean(source.path.name, beside)}")
+    for importer in importers():
+        if importer.recognizes(source):
+            return importer.read(source)
+    known = "; ".join(f"{importer.name}: {importer.takes}" for importer in importers())
+    raise UserError(f"{source.path}: a model of no known format. Known: {known}")
+
+
+def is_foreign(path: Path) -> bool:
+    """Return whether a path is a model of another library."""
+    return any(importer.recognizes(Source(path)) for importer in importers())
+
+
+def find(formats: Iterable[Format], name: str) -> Format:
+    """Return the format of a name.
+
+    Raises:
+        UserError: If there is none; names the nearest.
+    """
+    known = {format.name: format for format in formats}
+    if name not in known:
+        raise UserError(f"no format is called '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}")
+    return known[name]
