@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)
 
-INSTALLABLE = ("convnext", "filmstrip")
+INSTALLABLE = ("convnext", "edm2", "filmstrip")
 
 
 @pytest.fixture

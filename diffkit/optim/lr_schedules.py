@@ -78,17 +78,20 @@ class Linear(LrSchedule):
 class InverseSqrt(LrSchedule):
     """A linear rise, then a fall like one over the root of the steps.
 
-    ``min((step + 1) / warmup, sqrt(warmup / (step + 1)))`` (Vaswani et al. 2017, eq. 3, scaled to a peak of 1). It
-    does not depend on the length of the run.
+    ``min((step + 1) / warmup, 1, sqrt(decay / (step + 1)))``: Vaswani et al. 2017, eq. 3, scaled to a peak of 1, where
+    the two are equal; Karras et al. 2024 (EDM2), eq. 67, where the fall begins later. It does not depend on the length
+    of the run.
     """
 
     kind: Literal["inverse_sqrt"] = "inverse_sqrt"
     warmup: int = Field(10_000, ge=1)
     """Number of steps of the rise."""
+    decay: int | None = Field(None, ge=1)
+    """Step at which the fall begins: that of the end of the rise by default."""
 
     def factor(self, step: int, total: int) -> float:
         """Return the factor, in (0, 1]."""
-        return min(rise(step, self.warmup), math.sqrt(self.warmup / (step + 1)))
+        return min(rise(step, self.warmup), math.sqrt((self.decay or self.warmup) / (step + 1)))
 
 
 def rise(step: int, steps: int) -> float:

@@ -135,6 +135,7 @@ def test_every_factor_is_between_0_and_1(schedule, total, data):
         ({"kind": "linear", "warmup": 50}, {49: 1, 50: 1, 75: 0.5}),
         ({"kind": "linear", "decay_start": 1.0}, {99: 1}),
         ({"kind": "inverse_sqrt", "warmup": 4}, {0: 0.25, 3: 1, 15: 0.5, 99: 0.2}),
+        ({"kind": "inverse_sqrt", "warmup": 4, "decay": 25}, {0: 0.25, 3: 1, 24: 1, 99: 0.5}),
     ],
 )
 def test_factors_of_a_run_of_100_steps(table, expected):
