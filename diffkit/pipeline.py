@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,13 @@ from diffkit.diffusion.denoiser import make_denoise
 from diffkit.diffusion.generate import generate
 from diffkit.diffusion.guidance import Guidance
 from diffkit.diffusion.process import Level
-from diffkit.errors import CheckpointError, RecipeError, UserError, did_you_mean
+from diffkit.errors import CheckpointError, UserError, did_you_mean
 from diffkit.nn.base import Ports
 from diffkit.random import ImageNoise, derive_seed
-from diffkit.recipe.load import validate
 from diffkit.recipe.rules import guidance_refused, spacing_refused
 from diffkit.recipe.tables import Recipe, Sample
-from diffkit.spec import families
-from diffkit.storage.checkpoint import Header, read_weights
+from diffkit.storage.checkpoint import read_weights, recipe_of
+from diffkit.storage.classifier import read_classifier
 from diffkit.storage.runs import find_weights
 
 
@@ -72,6 +72,7 @@ class Pipeline:
         self.network = network.eval()
         self.device = torch.device(device)
         self._guides: dict[Path, nn.Module] = {}
+        self._classifiers: dict[Path, nn.Module] = {}
 
     @classmethod
     def load(
@@ -102,18 +103,21 @@ class Pipeline:
             raise CheckpointError(f"{file}: the weights don't fit the recipe: {error}") from None
         return cls(recipe, header.data, network, device)
 
-    def labels_of(self, label: str | int | None, numbers: Sequence[int]) -> Tensor | None:
+    def labels_of(
+        self, label: str | int | None, numbers: Sequence[int], guidance: Guidance | None = None
+    ) -> Tensor | None:
         """Return the labels of images: the given class for all, or else the classes in turn.
 
         Args:
             label: A class's name or number, or None.
             numbers: The numbers of the images.
+            guidance: What steers the model: some need classes where the model itself sees none.
 
         Raises:
             UserError: If there is no such class, or the model knows no classes.
         """
         classes = self.data.classes
-        if not self.recipe.model.class_conditional:
+        if not self.recipe.model.class_conditional and not (classes and guidance and guidance.needs_classes):
             if label is not None:
                 raise UserError(f"label '{label}': the model of '{self.recipe.name}' is not class-conditional")
             return None
@@ -140,6 +144,7 @@ class Pipeline:
         if reason := guidance_refused(self.recipe, settings.guidance):
             raise UserError(f"guidance = {settings.guidance.weight}: {reason}")
         self._guide(settings.guidance)
+        self._classifier(settings.guidance)
 
     def sample(self, count: int, *, seed: int = 0, label: str | int | None = None, **settings: Any) -> Tensor:
         """Sample images: uint8 ``[count, C, H, W]``.
@@ -179,7 +184,7 @@ class Pipeline:
         levels = settings.spacing.levels(self.recipe.process, settings.steps)
         for start in range(0, count, settings.batch_size):
             numbers = range(start, min(count, start + settings.batch_size))
-            labels = self.labels_of(label, numbers)
+            labels = self.labels_of(label, numbers, settings.guidance)
             denoise = self.denoise(settings, labels, on_call)
             noise = ImageNoise(seed, numbers, self.data.shape, self.device)
             with torch.inference_mode():
@@ -194,18 +199,21 @@ class Pipeline:
 
         Args:
             settings: Its guidance and its rule for x0 count.
-            labels: Labels ``[N]`` of the images of a class-conditional model, as `labels_of` gives them.
+            labels: Labels ``[N]`` of the images, as `labels_of` gives them; None without classes.
             on_call: Told the number of images in the batch after each call.
         """
+        classes = None if labels is None else labels.to(self.device)
         denoise = make_denoise(
             self.network,
             self.recipe.objective,
             self.recipe.process,
             settings.x0_rule,
-            labels=None if labels is None else labels.to(self.device),
+            labels=classes if self.recipe.model.class_conditional else None,
             null_label=len(self.data.classes),
             guidance=settings.guidance,
             guide=self._guide(settings.guidance),
+            classifier=self._classifier(settings.guidance),
+            classes=classes,
         )
         return _told(denoise, on_call)
 
@@ -232,26 +240,37 @@ class Pipeline:
             self._guides[file] = guide.network
         return self._guides[file]
 
+    def _classifier(self, guidance: Guidance) -> nn.Module | None:
+        """Return the classifier that a guidance asks for, loaded once.
 
-def recipe_of(header: Header, source: Path) -> Recipe:
-    """Validate the recipe in a weights file's header.
+        Raises:
+            UserError: If there is none, or it was trained for other images or another noise than the model.
+        """
+        file = guidance.classifier_file
+        if file is None:
+            return None
+        if file not in self._classifiers:
+            trained = read_classifier(file, self.device)
+            other = [
+                *_other("data", vars(trained.data), vars(self.data)),
+                *_other("process", trained.recipe.process.model_dump(), self.recipe.process.model_dump()),
+            ]
+            if other:
+                raise UserError(
+                    f"guidance.classifier = {file}: does not fit the model: it was trained for {', '.join(other)}: "
+                    "train one with the model's recipe, by diffkit train-classifier"
+                )
+            self._classifiers[file] = trained.network
+        return self._classifiers[file]
 
-    Raises:
-        CheckpointError: If it needs a component that isn't there; names the plugin that had it.
-    """
-    try:
-        return validate(header.recipe, str(source), cross_check=False)
-    except RecipeError as error:
-        missing = [f"{kind} of plugin '{owner}'" for kind, owner in header.plugins.items() if not _is_registered(kind)]
-        if missing:
-            needs = ", ".join(missing)
-            raise CheckpointError(f"{source}: needs {needs}: install it, or name its file with --plugin") from None
-        raise CheckpointError(str(error)) from None
 
-
-def _is_registered(component: str) -> bool:
-    family, _, kind = component.partition(".")
-    return family in families() and kind in families()[family].kinds
+def _other(name: str, its: dict[str, Any], mine: dict[str, Any]) -> list[str]:
+    """Say which settings differ."""
+    return [
+        f"{name}.{key} = {reprlib.repr(its.get(key))} and not {reprlib.repr(mine.get(key))}"
+        for key in {**its, **mine}
+        if its.get(key) != mine.get(key)
+    ]
 
 
 def _told(denoise: Denoise, on_call: Callable[[int], None] | None) -> Denoise:

@@ -79,12 +79,12 @@ def sample_to_folder(
         UserError: If the folder holds something, or the model can't be sampled so.
     """
     pipeline.check(settings)
-    pipeline.labels_of(label, range(0))
+    labels = pipeline.labels_of(label, range(0), settings.guidance)
     folder = _new_folder(source, out)
     batches = _with_progress(pipeline, settings, seed, label)
     files, kept = _write_png(batches, folder, settings.count) if format == "png" else _write_npz(batches, folder)
     classes = len(pipeline.data.classes)
-    by_class = pipeline.recipe.model.class_conditional and label is None and classes <= 20
+    by_class = labels is not None and label is None and classes <= 20
     picture = folder / "grid.png"
     save_png(grid(kept, columns=classes if by_class else None), picture, smallest_side=600)
     about = {"model": str(source), "seed": seed, "label": label, "sample": settings.model_dump(mode="json")}

@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 COMMANDS = {
     "train": "diffkit.cli.train",
+    "train-classifier": "diffkit.cli.train_classifier",
     "sample": "diffkit.cli.sample",
     "recipes": "diffkit.cli.recipes",
     "cp": "diffkit.cli.cp",

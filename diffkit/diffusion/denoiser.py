@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from diffkit.diffusion.denoise import Denoise, Denoised
-from diffkit.diffusion.guidance import ClassifierFree, Guidance, Guided
+from diffkit.diffusion.guidance import ClassifierFree, Classify, Guidance, Guided
 from diffkit.diffusion.objective import Network, Objective, Output
 from diffkit.diffusion.process import Level, Process, at_least_float32
 from diffkit.diffusion.x0_rule import X0Rule
+
+ClassifierNet = Callable[[Tensor, Tensor], Tensor]
+"""Maps noisy images ``[N, C, H, W]``, scaled as the process says, and float32 times ``[N]`` as networks see them to the
+logits of the classes ``[N, classes]``."""
 
 
 def make_denoise(
@@ -22,6 +28,8 @@ def make_denoise(
     null_label: int = 0,
     guidance: Guidance | None = None,
     guide: Network | None = None,
+    classifier: ClassifierNet | None = None,
+    classes: Tensor | None = None,
 ) -> Denoise:
     """Return the `denoise` function of a network, for one walk of one batch.
 
@@ -37,14 +45,19 @@ def make_denoise(
         null_label: The label that stands for no class.
         guidance: What steers the network; nothing by default.
         guide: A second network, trained for the same objective, where the guidance asks for one.
+        classifier: A classifier of images with the noise of this process, where the guidance asks for one.
+        classes: The classes ``[N]`` that the classifier is to find in the images; by default the labels.
     """
     guidance = guidance or ClassifierFree()
     asked = [_Predictor(each, objective, process) for each in (network, guide) if each is not None]
     model = Guided(
         predict=asked[0],
+        prediction=objective.prediction,
         labels=labels,
         no_class=None if labels is None else torch.full_like(labels, null_label),
         guide=asked[1] if guide is not None else None,
+        classifier=_classify(classifier, process) if classifier is not None else None,
+        classes=labels if classes is None else classes,
     )
 
     def denoise(x: Tensor, level: Level) -> Denoised:
@@ -76,21 +89,36 @@ class _Predictor:
         self.estimate: Tensor | None = None
 
     def __call__(self, x: Tensor, level: Level, labels: Tensor | None) -> Output:
-        time = torch.full((len(x),), level.time, dtype=torch.float32, device=x.device)
+        time = _time(x, level)
         estimate = self.estimate
         if estimate is not None:  # guidance may show every image twice
             estimate = estimate.repeat(len(x) // len(estimate), 1, 1, 1)
-        shown = self._scaled(x, level)
+        shown = _scaled(x, level, self.process)
         return self.objective.ask(self.network, shown.to(self.dtype or x.dtype), time, labels, estimate=estimate)
 
-    def _scaled(self, x: Tensor, level: Level) -> Tensor:
-        """Scale x as the process wants it, in float32 at least: before, half a float might not hold it."""
-        alpha, sigma = torch.tensor([[level.alpha], [level.sigma]], dtype=torch.float64)
-        scale = self.process.input_scale(alpha, sigma)
-        return x if scale is None else scale.item() * x.to(at_least_float32(x.dtype))
+
+def _classify(network: ClassifierNet, process: Process) -> Classify:
+    """Show a classifier noisy images of one level."""
+    dtype = _dtype_of(network)
+
+    def classify(x: Tensor, level: Level) -> Tensor:
+        return network(_scaled(x, level, process).to(dtype or x.dtype), _time(x, level))
+
+    return classify
 
 
-def _dtype_of(network: Network) -> torch.dtype | None:
+def _time(x: Tensor, level: Level) -> Tensor:
+    return torch.full((len(x),), level.time, dtype=torch.float32, device=x.device)
+
+
+def _scaled(x: Tensor, level: Level, process: Process) -> Tensor:
+    """Scale x as the process wants it, in float32 at least: before, half a float might not hold it."""
+    alpha, sigma = torch.tensor([[level.alpha], [level.sigma]], dtype=torch.float64)
+    scale = process.input_scale(alpha, sigma)
+    return x if scale is None else scale.item() * x.to(at_least_float32(x.dtype))
+
+
+def _dtype_of(network: Network | ClassifierNet) -> torch.dtype | None:
     """Return the type of a module's weights; None for a plain function or a module without any."""
     parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
     return next((parameter.dtype for parameter in parameters if parameter.is_floating_point()), None)

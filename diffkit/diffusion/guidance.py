@@ -14,11 +14,15 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from diffkit.diffusion.objective import Output
+from diffkit.diffusion.prediction import Prediction
 from diffkit.diffusion.process import Level
 from diffkit.spec import Component, FilePath, Many
 
 Predict = Callable[[Tensor, Level, Tensor | None], Output]
 """Maps noisy images ``[N, C, H, W]`` at one level, and their labels, to a network's output. One call of the network."""
+
+Classify = Callable[[Tensor, Level], Tensor]
+"""Maps noisy images ``[N, C, H, W]`` at one level to the logits of their classes ``[N, classes]``."""
 
 
 @dataclass(frozen=True)
@@ -27,35 +31,45 @@ class Guided:
 
     Attributes:
         predict: The network.
-        labels: The images' labels ``[N]``; None for a network without classes.
+        prediction: What the network outputs.
+        labels: The labels ``[N]`` that the network sees; None for a network without classes.
         no_class: As many labels that stand for no class, or None.
         guide: A second network, where the guidance asks for one (`Guidance.guide_file`).
+        classifier: A classifier of noisy images, where the guidance asks for one (`Guidance.classifier_file`).
+        classes: The classes ``[N]`` that the images are to be of, whether or not the network sees them; or None.
     """
 
     predict: Predict
+    prediction: Prediction
     labels: Tensor | None = None
     no_class: Tensor | None = None
     guide: Predict | None = None
+    classifier: Classify | None = None
+    classes: Tensor | None = None
 
 
 class Guidance(Component):
-    """How the outputs of a network, or of two, are mixed.
+    """How a model is steered: by mixing the outputs of a network, or of two, or by a classifier.
 
     x0 and eps are linear in the output, so that mixing outputs mixes both.
     """
 
     family = "guidance"
     number_means: ClassVar[tuple[str, str]] = ("cfg", "weight")
+    neutral: ClassVar[float] = 1.0
+    """The weight that leaves the model as it is."""
+    needs_classes: ClassVar[bool] = False
+    """Whether the images must be of classes also where the network doesn't see them."""
 
     weight: float = 1.0
     """The weight w: 1 leaves the model as it is, more exaggerates."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How w changes on the way, as ``1 + f (weight - 1)``: f is 1, or rises from 0 at pure noise to 2 at the image as
-    ``2 (1 - u)`` or ``1 + cos(pi u)``, with u = 2/pi arctan(sigma / alpha) (Wang et al. 2024, with u in place of
-    t / T)."""
+    """How w changes on the way, as ``n + f (weight - n)``, where n is the weight that leaves the model as it is: f is
+    1, or rises from 0 at pure noise to 2 at the image as ``2 (1 - u)`` or ``1 + cos(pi u)``, with u = 2/pi
+    arctan(sigma / alpha) (Wang et al. 2024, with u in place of t / T)."""
     interval: Many[Annotated[float, Field(ge=0)]] | None = None
-    """The two noise levels sigma / alpha between which the model is guided; elsewhere w = 1 (Kynkäänniemi et al. 2024,
-    eq. 5). Everywhere by default."""
+    """The two noise levels sigma / alpha between which the model is guided; elsewhere it is left as it is
+    (Kynkäänniemi et al. 2024, eq. 5). Everywhere by default."""
 
     @model_validator(mode="after")
     def _is_an_interval(self) -> Self:
@@ -85,15 +99,20 @@ class Guidance(Component):
         """The run, checkpoint or weights file of the second network; None without one."""
         return None
 
+    @property
+    def classifier_file(self) -> Path | None:
+        """The file of the classifier, or the run folder that holds it; None without one."""
+        return None
+
     def weight_at(self, level: Level) -> float:
         """Return w at a level."""
         if self.interval is not None:
             low, high = self.interval
             if not low * level.alpha < level.sigma <= high * level.alpha:
-                return 1.0
+                return self.neutral
         u = 2 / math.pi * math.atan2(level.sigma, level.alpha)
         factor = {"constant": 1.0, "linear": 2 * (1 - u), "cosine": 1 + math.cos(math.pi * u)}[self.schedule]
-        return 1 + factor * (self.weight - 1)
+        return self.neutral + factor * (self.weight - self.neutral)
 
 
 class ClassifierFree(Guidance):

@@ -33,7 +33,7 @@ class Prediction(Component):
         return None
 
     @abstractmethod
-    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """Return what the network should output."""
 
     @abstractmethod
@@ -54,7 +54,7 @@ class NoisePrediction(Prediction):
     kind: Literal["noise"] = "noise"
     needs_signal: ClassVar[bool] = True
 
-    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """Return eps."""
         return eps
 
@@ -75,7 +75,7 @@ class DataPrediction(Prediction):
 
     kind: Literal["data"] = "data"
 
-    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """Return x0."""
         return x0
 
@@ -98,7 +98,7 @@ class VelocityPrediction(Prediction):
 
     kind: Literal["velocity"] = "velocity"
 
-    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """Return alpha eps - sigma x0."""
         return alpha * eps - sigma * x0
 
@@ -121,7 +121,7 @@ class FlowPrediction(Prediction):
 
     kind: Literal["flow"] = "flow"
 
-    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """Return eps - x0."""
         return eps - x0
 
@@ -151,7 +151,7 @@ class EdmPrediction(Prediction):
         """Return that the process reckons with another standard deviation, if it does."""
         return other_std(self.sigma_data, process)
 
-    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """Return (sigma x0 / sigma_data - alpha sigma_data eps) / sqrt(D)."""
         return (sigma / self.sigma_data * x0 - alpha * self.sigma_data * eps) / self._d(alpha, sigma) ** 0.5
 

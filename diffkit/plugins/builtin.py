@@ -41,6 +41,7 @@ def _schedules() -> list[type[Component]]:
 
 
 def _diffusion() -> list[type[Component]]:
+    from diffkit.diffusion.classifier_guidance import ClassifierGuidance
     from diffkit.diffusion.ddpm_process import DdpmProcess
     from diffkit.diffusion.edm_process import EdmProcess
     from diffkit.diffusion.flow_process import FlowProcess
@@ -90,7 +91,7 @@ def _diffusion() -> list[type[Component]]:
         *(Leading, Trailing, Linspace, QuadraticSpacing, BetaQuantile),
         *(Karras, Exponential, LogSnr, TimeList),
         *(Clip, DynamicThreshold, NoRule),
-        *(ClassifierFree, Autoguidance),
+        *(ClassifierFree, Autoguidance, ClassifierGuidance),
         *(Ddpm, Ddim, Euler, EulerAncestral, Heun, Restart, PredictorCorrector),
         *(Dpm2, Dpm2Ancestral, Dpmpp2SAncestral, DpmppSde, Dpmpp2M, Dpmpp2MSde, Dpmpp3M, Dpmpp3MSde),
         *(UniPc, Deis, Lms, Ipndm),

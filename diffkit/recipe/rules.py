@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 
 from diffkit.diffusion.guidance import Guidance
-from diffkit.diffusion.process import DiscreteProcess
+from diffkit.diffusion.process import DiscreteProcess, Process
 from diffkit.diffusion.spacing import Spacing
 from diffkit.errors import DataError, Problem
-from diffkit.recipe.tables import Recipe
+from diffkit.recipe.tables import ClassifierTraining, Recipe
 
 
 def find_problems(recipe: Recipe) -> list[Problem]:
@@ -23,6 +23,7 @@ def find_problems(recipe: Recipe) -> list[Problem]:
         *_training(recipe),
         *_sampling(recipe),
         *_callbacks(recipe),
+        *(classifier_problems(recipe, recipe.classifier) if recipe.classifier is not None else ()),
     ]
 
 
@@ -49,18 +50,22 @@ def _objective(recipe: Recipe) -> list[Problem]:
 
 def _times(recipe: Recipe) -> list[Problem]:
     """Return that the network doesn't know all times of the process."""
-    process, known = recipe.process, recipe.model.times_known()
+    return _times_unknown(recipe.process, recipe.model.times_known(), "model.embedding")
+
+
+def _times_unknown(process: Process, known: int | None, key: str) -> list[Problem]:
+    """Return that a network that knows so many times doesn't know all of a process."""
     if known is None:
         return []
     if not isinstance(process, DiscreteProcess):
         message = (
             f"this embedding knows whole times only, and those of the process '{process.kind}' are real: use another"
         )
-        return [Problem("model.embedding", message)]
+        return [Problem(key, message)]
     if process.steps <= known:
         return []
     message = f"this embedding knows {known} times, and process.steps = {process.steps}: give it as many"
-    return [Problem("model.embedding", message)]
+    return [Problem(key, message)]
 
 
 def _data_and_model(recipe: Recipe) -> list[Problem]:
@@ -109,3 +114,16 @@ def guidance_refused(recipe: Recipe, guidance: Guidance) -> str | None:
     return guidance.refuses(
         class_conditional=recipe.model.class_conditional, label_dropout=recipe.objective.label_dropout
     )
+
+
+def classifier_problems(recipe: Recipe, settings: ClassifierTraining) -> list[Problem]:
+    """Return why no such classifier can be trained with a recipe's images and noise."""
+    try:
+        data = recipe.data.info()
+    except DataError:
+        return []  # reported with the data
+    if not data.classes:
+        return [Problem("classifier", "the data set has no labels to learn: choose one with labels")]
+    network = settings.network
+    problems = [replace(problem, key=f"classifier.network.{problem.key}") for problem in network.problems(data)]
+    return [*problems, *_times_unknown(recipe.process, network.embedding.times_known(), "classifier.network.embedding")]

@@ -15,6 +15,7 @@ from diffkit.diffusion.samplers.base import Sampler
 from diffkit.diffusion.spacing import Spacing
 from diffkit.diffusion.x0_rule import X0Rule
 from diffkit.nn.base import Model
+from diffkit.nn.classifier import Classifier
 from diffkit.optim.base import Ema, LrSchedule, Optimizer
 from diffkit.spec import FilePath, Many, Spec
 
@@ -49,6 +50,23 @@ class Train(Spec):
     """Number of newest checkpoints to keep."""
     keep_every: int | None = Field(None, ge=1)
     """Checkpoints whose step is a multiple of this are never deleted."""
+
+
+class ClassifierTraining(Spec):
+    """A classifier of noisy images, for guidance, and how it is trained."""
+
+    steps: int = Field(1_000, ge=1, le=10**9)
+    """Number of optimizer steps."""
+    batch_size: int = Field(128, ge=1, le=10**6)
+    """Number of images of one step."""
+    optimizer: Optimizer = Field({"kind": "adamw", "lr": 3e-4, "weight_decay": 0.05}, validate_default=True)
+    """What turns gradients into steps."""
+    lr_schedule: LrSchedule = Field("constant", validate_default=True)
+    """The learning rate over the training."""
+    held_out: float = Field(0.1, ge=0, lt=1)
+    """Part of the images that the classifier doesn't learn from, to tell its accuracy by at the end."""
+    network: Classifier = Field({}, validate_default=True)
+    """The network."""
 
 
 class Sample(Spec):
@@ -92,5 +110,8 @@ class Recipe(Spec):
     """How the network is trained."""
     sample: Sample = Field({}, validate_default=True)
     """How images are sampled."""
+    classifier: ClassifierTraining | None = None
+    """A classifier for guidance, as `diffkit train-classifier` trains it; without this table, one with all its
+    defaults."""
     callbacks: Many[Callback] = ()
     """What watches the training, besides `progress` and `jsonl`, which every run has."""

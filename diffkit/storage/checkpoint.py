@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -20,10 +20,11 @@ from torch import Tensor
 
 import diffkit
 from diffkit.data.base import DataInfo
-from diffkit.errors import CheckpointError
-from diffkit.recipe.load import parse_toml
+from diffkit.errors import CheckpointError, RecipeError
+from diffkit.recipe.load import parse_toml, validate
 from diffkit.recipe.tables import Recipe
 from diffkit.recipe.write import to_toml
+from diffkit.spec import families
 from diffkit.storage.files import delete_folder, new_folder, sha256
 
 log = logging.getLogger(__name__)
@@ -51,22 +52,33 @@ class Header:
     step: int
 
 
-def make_header(recipe: Recipe, data: DataInfo, plugins: Mapping[str, str], step: int) -> dict[str, str]:
+Holds = Literal["model", "classifier"]
+"""What a weights file is of: the recipe's model, or a classifier of its noisy images."""
+
+
+def make_header(
+    recipe: Recipe, data: DataInfo, plugins: Mapping[str, str], step: int, holds: Holds = "model"
+) -> dict[str, str]:
     """Write a header as safetensors holds it: text to text."""
+    about = {"format": FORMAT, "version": diffkit.__version__, "step": step, "holds": holds}
     return {
         "format": "pt",
-        "diffkit": json.dumps({"format": FORMAT, "version": diffkit.__version__, "step": step}),
+        "diffkit": json.dumps(about),
         "recipe": to_toml(recipe),
         "data": json.dumps({**vars(data)}),
         "plugins": json.dumps(dict(plugins)),
     }
 
 
-def read_weights(file: Path) -> tuple[Header, dict[str, Tensor]]:
+def read_weights(file: Path, holds: Holds = "model") -> tuple[Header, dict[str, Tensor]]:
     """Read a weights file.
 
+    Args:
+        file: The file.
+        holds: What it must be of.
+
     Raises:
-        CheckpointError: If it is missing, damaged, newer than this diffkit or not diffkit's.
+        CheckpointError: If it is missing, damaged, newer than this diffkit, not diffkit's or of something else.
     """
     metadata, tensors = _read_safetensors(file)
     if "diffkit" not in metadata:
@@ -75,6 +87,9 @@ def read_weights(file: Path) -> tuple[Header, dict[str, Tensor]]:
         about = json.loads(metadata["diffkit"])
         if about["format"] > FORMAT:
             raise _too_new(file, about["version"])
+        found = about.get("holds", "model")  # files of before there were others don't say it
+        if found != holds:
+            raise CheckpointError(f"{file}: holds the weights of a {found}, not of a {holds}")
         data = json.loads(metadata["data"])
         return Header(
             recipe=parse_toml(metadata["recipe"], str(file)),
@@ -84,6 +99,27 @@ def read_weights(file: Path) -> tuple[Header, dict[str, Tensor]]:
         ), tensors
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(f"{file}: the header is damaged") from None
+
+
+def recipe_of(header: Header, source: Path) -> Recipe:
+    """Validate the recipe in a weights file's header.
+
+    Raises:
+        CheckpointError: If it needs a component that isn't there; names the plugin that had it.
+    """
+    try:
+        return validate(header.recipe, str(source), cross_check=False)
+    except RecipeError as error:
+        missing = [f"{kind} of plugin '{owner}'" for kind, owner in header.plugins.items() if not _is_registered(kind)]
+        if missing:
+            needs = ", ".join(missing)
+            raise CheckpointError(f"{source}: needs {needs}: install it, or name its file with --plugin") from None
+        raise CheckpointError(str(error)) from None
+
+
+def _is_registered(component: str) -> bool:
+    family, _, kind = component.partition(".")
+    return family in families() and kind in families()[family].kinds
 
 
 @dataclass(frozen=True)

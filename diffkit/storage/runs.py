@@ -16,6 +16,9 @@ RUNS = Path("runs")
 
 RECIPE, METRICS, CHECKPOINTS, SAMPLES = "recipe.toml", "metrics.jsonl", "checkpoints", "samples"
 
+CLASSIFIER = "classifier.safetensors"
+"""A classifier of a run's noisy images, for guidance."""
+
 
 def new_run(name: str, root: Path = RUNS) -> Path:
     """Return the folder ``NAME-N`` with the next number. It is not made yet."""
@@ -62,6 +65,22 @@ def find_weights(path: Path, weights: str) -> Path:
     if newest is None:
         raise CheckpointError(f"{path}: no whole checkpoint in this folder")
     return newest / name
+
+
+def find_classifier(path: Path) -> Path:
+    """Return the classifier's file that a run folder or the file itself stands for.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    if path.is_file():
+        return path
+    if (path / CLASSIFIER).is_file():
+        return path / CLASSIFIER
+    if not path.is_dir():
+        beside = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise CheckpointError(f"{path}: no such run or classifier.{did_you_mean(path.name, beside)}")
+    raise CheckpointError(f"{path}: holds no classifier: train one with: diffkit train-classifier {path}")
 
 
 @contextlib.contextmanager

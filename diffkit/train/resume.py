@@ -11,6 +11,7 @@ from diffkit.recipe.tables import Recipe
 MAY_CHANGE = {
     "plugins",
     "callbacks",
+    "classifier",
     "sample",
     "train.steps",
     "train.log_every",
