@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from diffkit.data.base import DataInfo
 from diffkit.errors import Problem
 from diffkit.nn.base import Attention, Downsample, Norm, Ports, ResnetBlock, Style, Upsample
-from diffkit.nn.init import conv, init, linear
+from diffkit.nn.conditions import Conditioned
+from diffkit.nn.init import conv, linear
 
 if TYPE_CHECKING:
     from diffkit.nn.unet import UNet
@@ -87,7 +88,7 @@ def _refusal(norm: Norm, channels: int) -> str | None:
     return None
 
 
-class UNetNetwork(nn.Module):
+class UNetNetwork(Conditioned):
     """Computes what `UNet` says.
 
     Args:
@@ -108,10 +109,7 @@ class UNetNetwork(nn.Module):
         self.time_mlp = nn.Sequential(linear(features, size), middle.style.activation.build(), linear(size, size))
         self.joins_features = spec.conditions_join == "features"
         joined = features if self.joins_features else size
-        self.no_class = len(data.classes)
-        self.class_embedding = nn.Embedding(self.no_class + 1, joined) if spec.class_conditional else None
-        # without a bias, a vector of zeros adds nothing
-        self.vector_embedding = init(nn.Linear(ports.vector, joined, bias=False)) if ports.vector else None
+        self.add_conditions(len(data.classes), ports.vector, joined, class_conditional=spec.class_conditional)
         self.activation = middle.style.activation.build()
 
         self.conv_in = conv(ports.in_channels, spec.channels)
@@ -193,18 +191,7 @@ class UNetNetwork(nn.Module):
 
     def _join(self, embedding: Tensor, label: Tensor | None, vector: Tensor | None) -> Tensor:
         """Add what stands for the label and the vector."""
-        if self.class_embedding is not None:
-            if label is None:
-                label = torch.full((len(embedding),), self.no_class, device=embedding.device)
-            embedding = embedding + self.class_embedding(label)
-        elif label is not None:
-            raise ValueError("labels were given, but the network is not class-conditional")
-        if self.vector_embedding is not None:
-            if vector is not None:
-                embedding = embedding + self.vector_embedding(vector.to(embedding.dtype))
-        elif vector is not None:
-            raise ValueError("vectors were given, but the network is not conditioned by any")
-        return embedding
+        return sum(self.conditions(embedding, label, vector), start=embedding)
 
 
 class Block(nn.Module):

@@ -100,7 +100,9 @@ def _diffusion() -> list[type[Component]]:
 
 def _nn() -> list[type[Component]]:
     from diffkit.nn import activation, attention, downsample, embedding, norm, progressive, resnet, upsample
+    from diffkit.nn.dit import DiT
     from diffkit.nn.unet import UNet
+    from diffkit.nn.uvit import UViT
 
     return [
         norm.Group,
@@ -139,6 +141,8 @@ def _nn() -> list[type[Component]]:
         progressive.NoOutput,
         progressive.SkipOutput,
         UNet,
+        DiT,
+        UViT,
     ]
 
 

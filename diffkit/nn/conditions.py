@@ -1,0 +1,61 @@
+"""How networks take the class and the vector that condition them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diffkit.nn.init import init
+
+
+class Conditioned(nn.Module):
+    """A network with a learned vector for each class, one for none of them, and a linear map of the vector.
+
+    Attributes:
+        no_class: The label that stands for no class.
+        class_embedding: The learned vectors; None without classes.
+        vector_embedding: The linear map, without a bias, so that a vector of zeros gives zeros; None without a vector.
+    """
+
+    no_class: int
+    class_embedding: nn.Embedding | None
+    vector_embedding: nn.Linear | None
+
+    def add_conditions(self, classes: int, vector: int, size: int, *, class_conditional: bool) -> None:
+        """Make the layers.
+
+        Args:
+            classes: Number of classes of the data.
+            vector: Size of the vector; 0 for none.
+            size: Size of what stands for either.
+            class_conditional: Whether the network sees the class.
+        """
+        self.no_class = classes
+        self.class_embedding = nn.Embedding(classes + 1, size) if class_conditional else None
+        self.vector_embedding = init(nn.Linear(vector, size, bias=False)) if vector else None
+
+    def conditions(self, x: Tensor, label: Tensor | None, vector: Tensor | None) -> list[Tensor]:
+        """Return what stands for the class and for the vector, as far as the network sees them: ``[N, size]`` each.
+
+        Args:
+            x: What the network computes with, of N images: for its device and type.
+            label: Labels ``[N]``; those of no class by default.
+            vector: Vectors ``[N, vector]``; zeros by default.
+
+        Raises:
+            ValueError: If there are labels or vectors that the network has no input for.
+        """
+        found = []
+        if self.class_embedding is not None:
+            if label is None:
+                label = torch.full((len(x),), self.no_class, device=x.device)
+            found.append(self.class_embedding(label))
+        elif label is not None:
+            raise ValueError("labels were given, but the network is not class-conditional")
+        if self.vector_embedding is not None:
+            if vector is None:
+                vector = x.new_zeros(len(x), self.vector_embedding.in_features)
+            found.append(self.vector_embedding(vector.to(x.dtype)))
+        elif vector is not None:
+            raise ValueError("vectors were given, but the network is not conditioned by any")
+        return found
