@@ -27,6 +27,7 @@ COMMANDS = {
     "train": "diffkit.cli.train",
     "train-classifier": "diffkit.cli.train_classifier",
     "sample": "diffkit.cli.sample",
+    "likelihood": "diffkit.cli.likelihood",
     "recipes": "diffkit.cli.recipes",
     "cp": "diffkit.cli.cp",
     "validate": "diffkit.cli.validate",

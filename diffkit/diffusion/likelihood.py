@@ -48,6 +48,16 @@ class VariationalBound:
         return self.prior + self.kl.sum(dim=1) + self.decoder
 
 
+def bound_refused(process: Process) -> str | None:
+    """Return why a process has no variational bound, and what to do, or None if it has one."""
+    if isinstance(process, DiscreteProcess):
+        return None
+    return (
+        f"the variational bound has a term for each numbered time, and the process '{process.kind}' has none: use the "
+        "likelihood of its ODE"
+    )
+
+
 def variational_bound(
     denoise: Denoise,
     variance: Variance,
@@ -77,10 +87,7 @@ def variational_bound(
         ValueError: If the process has no numbered times, or the times are not as said.
     """
     if not isinstance(process, DiscreteProcess):
-        raise ValueError(
-            f"the variational bound has a term for each numbered time, and the process '{process.kind}' has none: "
-            "use the likelihood of its ODE"
-        )
+        raise ValueError(bound_refused(process))
     if not times or times[-1] != 0 or any(t <= s for t, s in pairwise(times)):
         raise ValueError(f"the times of the bound must fall strictly and end at 0, not {list(times)}")
     levels = [process.level(time) for time in times]
@@ -242,7 +249,7 @@ def dequantized(pixels: Tensor, uniform: Tensor) -> Tensor:
 def bits_of_pixels(log_density: Tensor, dimensions: int) -> Tensor:
     """Turn the log density of dequantized images into bits per dimension of the 8-bit ones, ``[N]``.
 
-    A bin's probability is at least ``exp(E[log density])`` times its width 2 / 255 (Theis et al. 2016, section 3.1), so
+    A bin's probability is at least ``exp(E[log density])`` times its width 2 / 255 (Theis et al. 2016), so
     that each dimension costs log2(127.5), about 7, bits more.
     """
     return -(log_density / dimensions + math.log(2 * HALF_BIN)) / math.log(2)
