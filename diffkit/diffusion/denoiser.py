@@ -30,6 +30,7 @@ def make_denoise(
     guide: Network | None = None,
     classifier: ClassifierNet | None = None,
     classes: Tensor | None = None,
+    condition: Tensor | None = None,
 ) -> Denoise:
     """Return the `denoise` function of a network, for one walk of one batch.
 
@@ -47,9 +48,10 @@ def make_denoise(
         guide: A second network, trained for the same objective, where the guidance asks for one.
         classifier: A classifier of images with the noise of this process, where the guidance asks for one.
         classes: The classes ``[N]`` that the classifier is to find in the images; by default the labels.
+        condition: What the network makes images from, ``[N, C', H, W]``, where the objective asks for it.
     """
     guidance = guidance or ClassifierFree()
-    asked = [_Predictor(each, objective, process) for each in (network, guide) if each is not None]
+    asked = [_Predictor(each, objective, process, condition) for each in (network, guide) if each is not None]
     model = Guided(
         predict=asked[0],
         prediction=objective.prediction,
@@ -83,18 +85,27 @@ def make_denoise(
 class _Predictor:
     """Shows a network noisy images of one level, and the last estimate of x0 if it is to see that."""
 
-    def __init__(self, network: Network, objective: Objective, process: Process) -> None:
-        self.network, self.objective, self.process = network, objective, process
+    def __init__(self, network: Network, objective: Objective, process: Process, condition: Tensor | None) -> None:
+        self.network, self.objective, self.process, self.condition = network, objective, process, condition
         self.dtype = _dtype_of(network)
         self.estimate: Tensor | None = None
 
     def __call__(self, x: Tensor, level: Level, labels: Tensor | None) -> Output:
         time = _time(x, level)
-        estimate = self.estimate
-        if estimate is not None:  # guidance may show every image twice
-            estimate = estimate.repeat(len(x) // len(estimate), 1, 1, 1)
         shown = _scaled(x, level, self.process)
-        return self.objective.ask(self.network, shown.to(self.dtype or x.dtype), time, labels, estimate=estimate)
+        return self.objective.ask(
+            self.network,
+            shown.to(self.dtype or x.dtype),
+            time,
+            labels,
+            estimate=_for_each(x, self.estimate),
+            condition=_for_each(x, self.condition),
+        )
+
+
+def _for_each(x: Tensor, images: Tensor | None) -> Tensor | None:
+    """Repeat images as often as x has them: guidance may show every image twice."""
+    return None if images is None else images.repeat(len(x) // len(images), 1, 1, 1)
 
 
 def _classify(network: ClassifierNet, process: Process) -> Classify:

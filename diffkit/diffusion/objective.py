@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from diffkit.data.condition import Condition
 from diffkit.diffusion.loss import Loss
 from diffkit.diffusion.prediction import Prediction
 from diffkit.diffusion.process import DiscreteProcess, Process, at_least_float32, per_image
@@ -65,6 +66,8 @@ class Objective(Spec):
     label_dropout: float = Field(0.1, ge=0, lt=1)
     """Chance that training hides an image's label from a class-conditional network, which classifier-free
     guidance needs (Ho & Salimans 2022, algorithm 1)."""
+    condition: Condition = Field("none", validate_default=True)
+    """The image that the network makes an image from, which it sees beside the noisy one."""
     self_conditioning: bool = False
     """Show the network its last estimate of x0 beside the noisy image. In training, half of the steps make one first,
     without a gradient; it is zero in the others and at the start of sampling (Chen et al. 2023, algorithms 1 and 2)."""
@@ -82,8 +85,9 @@ class Objective(Spec):
             channels: Number of channels of the images.
             vector: Size of the vector that conditions the network.
         """
+        seen = 2 * channels if self.self_conditioning else channels
         return Ports(
-            in_channels=2 * channels if self.self_conditioning else channels,
+            in_channels=seen + self.condition.channels(channels),
             out_channels=2 * channels if self.variance.learned else channels,
             vector=vector,
         )
@@ -110,6 +114,7 @@ class Objective(Spec):
         *,
         estimate: Tensor | None = None,
         vector: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> Output:
         """Call the network once.
 
@@ -120,10 +125,20 @@ class Objective(Spec):
             labels: Labels ``[N]``; None for a network without classes.
             estimate: The last estimate of x0, for self-conditioning; zeros by default.
             vector: Vectors ``[N, vector]`` for a network that is conditioned by any; zeros by default.
+            condition: What the network makes images from, ``[N, C', H, W]``, as `Condition.make` returns it.
+
+        Raises:
+            ValueError: If there is no condition, and the network needs one.
         """
         channels = x.shape[1]
+        seen = [x]
         if self.self_conditioning:
-            x = torch.cat((x, torch.zeros_like(x) if estimate is None else estimate.to(x.dtype)), dim=1)
+            seen.append(torch.zeros_like(x) if estimate is None else estimate.to(x.dtype))
+        if self.condition.channels(channels):
+            if condition is None:
+                raise ValueError(f"the network makes images from others (condition = {self.condition.kind}): give some")
+            seen.append(condition.to(x.dtype))
+        x = torch.cat(seen, dim=1) if len(seen) > 1 else x
         time = time.to(torch.float32)
         output = network(x, time, labels) if vector is None else network(x, time, labels, vector)
         output = output.to(at_least_float32(output.dtype))
@@ -167,12 +182,13 @@ class Objective(Spec):
         scale = process.input_scale(*levels)
         shown = x if scale is None else (per_image(scale, x) * x).to(x.dtype)
         seen = process.network_time(time)
+        condition = self.condition.make(x0) if self.condition.channels(x0.shape[1]) else None
         estimate = None
         if self_condition:
             with torch.no_grad():
-                first = self.ask(network, shown, seen, labels, vector=vector)
+                first = self.ask(network, shown, seen, labels, vector=vector, condition=condition)
                 estimate = self.prediction.x0(first.value, x, alpha, sigma)
-        output = self.ask(network, shown, seen, labels, estimate=estimate, vector=vector)
+        output = self.ask(network, shown, seen, labels, estimate=estimate, vector=vector, condition=condition)
         target = self.prediction.target(x0, noise.target, alpha, sigma)
         weight = self.weighting.weight(*levels, self.prediction)
         loss = weight.to(output.value.dtype) * self.loss.per_image(output.value, target.to(output.value.dtype))

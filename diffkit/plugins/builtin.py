@@ -23,12 +23,16 @@ def register_components() -> Iterable[type[Component]]:
 def _data() -> list[type[Component]]:
     from diffkit.data.arrays import Arrays
     from diffkit.data.cifar10 import Cifar10
+    from diffkit.data.condition import Grey, LowResolution, NoCondition
     from diffkit.data.digits import Digits
     from diffkit.data.image_folder import ImageFolder
     from diffkit.data.mnist import FashionMnist, Mnist
     from diffkit.data.unspecified import Unspecified
 
-    return [Arrays, Cifar10, Digits, FashionMnist, ImageFolder, Mnist, Unspecified]
+    return [
+        *(Arrays, Cifar10, Digits, FashionMnist, ImageFolder, Mnist, Unspecified),
+        *(NoCondition, LowResolution, Grey),
+    ]
 
 
 def _schedules() -> list[type[Component]]:

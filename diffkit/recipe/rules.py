@@ -73,7 +73,11 @@ def _data_and_model(recipe: Recipe) -> list[Problem]:
         data = recipe.data.info()
     except DataError as error:
         return [Problem("data", str(error))]
-    return [replace(problem, key=f"model.{problem.key}") for problem in recipe.model.problems(data)]
+    problems = [replace(problem, key=f"model.{problem.key}") for problem in recipe.model.problems(data)]
+    condition = recipe.objective.condition
+    if reason := condition.refuses(*data.shape):
+        problems.append(Problem("objective.condition", reason, condition.kind))
+    return problems
 
 
 def _training(recipe: Recipe) -> list[Problem]:

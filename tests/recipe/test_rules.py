@@ -26,6 +26,14 @@ from diffkit.errors import RecipeError
         ),
         ("model.attention_at=[3]", "  model.attention_at"),
         ("data={kind='image_folder', root='/no/such/folder', size=8}", "  data\n    /no/such/folder"),
+        (
+            'objective.condition="grey"',
+            '  objective.condition = "grey"\n    images of 1 channel have no colors to take away',
+        ),
+        (
+            'objective.condition={kind="low_resolution", factor=3}',
+            '  objective.condition = "low_resolution"\n    the factor 3 does not divide the sides of images of 8x8',
+        ),
     ],
 )
 def test_what_does_not_fit_is_said_with_its_place(tiny, override, problem):
