@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from diffkit.nn.base import Attention, Style, divisors
+from diffkit.nn.base import Attention, Norm, Style, divisors
 from diffkit.nn.init import linear
 
 
@@ -20,6 +20,8 @@ class MultiHead(Attention):
     """Channels of one head, where the number of heads should grow with the channels; it then replaces `heads`."""
     skip_scale: float = Field(1.0, gt=0)
     """Factor of the output, the sum of the input and what attention adds. sqrt(1/2) keeps the variance of the sum."""
+    norm: Norm | None = None
+    """Normalization of the input, in place of the one that all parts share."""
 
     def count_heads(self, channels: int) -> int:
         """Return the number of heads for so many channels.
@@ -52,7 +54,7 @@ class FullAttention(MultiHead):
         Raises:
             ValueError: If the heads or the normalization don't fit the channels.
         """
-        return SelfAttention(channels, self.count_heads(channels), self.skip_scale, style)
+        return SelfAttention(self, channels, style)
 
 
 class EfficientAttention(MultiHead):
@@ -72,7 +74,7 @@ class EfficientAttention(MultiHead):
         Raises:
             ValueError: If the heads or the normalization don't fit the channels.
         """
-        return LinearAttention(channels, self.count_heads(channels), self.skip_scale, style)
+        return LinearAttention(self, channels, style)
 
 
 class NoAttention(Attention):
@@ -88,11 +90,11 @@ class NoAttention(Attention):
 class _Heads(nn.Module):
     """Normalization, projections and residual around the attention of several heads."""
 
-    def __init__(self, channels: int, heads: int, skip_scale: float, style: Style) -> None:
+    def __init__(self, spec: MultiHead, channels: int, style: Style) -> None:
         super().__init__()
-        self.heads = heads
-        self.skip_scale = skip_scale
-        self.norm = style.norm.build(channels)
+        self.heads = spec.count_heads(channels)
+        self.skip_scale = spec.skip_scale
+        self.norm = (spec.norm or style.norm).build(channels)
         self.qkv = linear(channels, 3 * channels)
         self.out = linear(channels, channels, scale=0)
 

@@ -105,12 +105,13 @@ class UNetNetwork(Conditioned):
         size = spec.embedding_channels or 4 * spec.channels
         features = spec.embedding_features or spec.channels
 
+        between = spec.embedding_activation or spec.activation
         self.time_features = parts.build("embedding", lambda: spec.embedding.build(features))
-        self.time_mlp = nn.Sequential(linear(features, size), middle.style.activation.build(), linear(size, size))
+        self.time_mlp = nn.Sequential(linear(features, size), between.build(), linear(size, size))
         self.joins_features = spec.conditions_join == "features"
         joined = features if self.joins_features else size
         self.add_conditions(len(data.classes), ports.vector, joined, class_conditional=spec.class_conditional)
-        self.activation = middle.style.activation.build()
+        self.activation = spec.activation.build()
 
         self.conv_in = conv(ports.in_channels, spec.channels)
         width, skips = spec.channels, [spec.channels]
@@ -145,7 +146,7 @@ class UNetNetwork(Conditioned):
             if level is not levels[0]:
                 up = parts.of(level, "upsample", _upsample(level, size), width)
             if level is levels[0] or self.output_up is not None:
-                output = Output(level if self.output_up is not None else middle, width, ports.out_channels, parts)
+                output = Output(spec.resolve_output(level), width, ports.out_channels, parts)
             self.up.append(Up(blocks, output, up))
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None, vector: Tensor | None = None) -> Tensor:

@@ -73,6 +73,16 @@ class Rms(Norm):
         return _OverChannels(nn.RMSNorm(channels, self.eps))
 
 
+class NoNorm(Norm):
+    """No normalization: the identity."""
+
+    kind: Literal["none"] = "none"
+
+    def build(self, channels: int) -> nn.Module:
+        """Return the identity."""
+        return nn.Identity()
+
+
 class _OverChannels(nn.Module):
     """Applies a normalization of the last axis to the channels."""
 

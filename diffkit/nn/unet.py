@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -71,6 +72,17 @@ class LevelOverrides(Spec):
     """Non-linearity of the level's parts."""
 
 
+class MiddleOverrides(Spec):
+    """What the middle does in its own way. What it leaves out is as in the model's table."""
+
+    resnet: ResnetBlock | None = None
+    """Kind of residual block."""
+    attention: Attention | None = None
+    """Kind of attention between the two blocks, where `middle_attention` asks for it."""
+    norm: Norm | None = None
+    """Normalization of the middle's parts."""
+
+
 class UNet(Model):
     """The U-Net of DDPM, from parts that can be exchanged for all levels or for one.
 
@@ -103,6 +115,8 @@ class UNet(Model):
     """Two residual blocks in the middle, between the way down and the way up."""
     middle_attention: bool = True
     """Attention between the two residual blocks in the middle."""
+    middle_level: MiddleOverrides | None = None
+    """What the middle does in its own way."""
     embedding: TimeEmbedding = Field("sinusoidal", validate_default=True)
     """Features of the time."""
     embedding_features: int | None = Field(None, ge=2, le=65_536)
@@ -128,6 +142,10 @@ class UNet(Model):
     """Normalization of all parts."""
     activation: Activation = Field("silu", validate_default=True)
     """Non-linearity of all parts."""
+    embedding_activation: Activation | None = None
+    """Non-linearity between the two layers that the time's features go through, in place of `activation`."""
+    output_activation: Activation | None = None
+    """Non-linearity before the convolution that makes the output, in place of `activation`."""
     levels: Many[LevelOverrides] = ()
     """One table for each level, from the largest maps on, with what it does in its own way. May be shorter than the
     number of levels."""
@@ -160,17 +178,24 @@ class UNet(Model):
             *sorted(parts.problems, key=lambda p: p.key),
         ]
 
+    def refuses_size(self, data: DataInfo, height: int, width: int) -> str | None:
+        """Refuse sides that cannot be halved as often as the levels do; names the nearest ones that can."""
+        factor = 2 ** (len(self.multipliers) - 1)
+        if height % factor == 0 and width % factor == 0:
+            return None
+        levels = _count(len(self.multipliers), "level")
+        return f"the model's {levels} need sides divisible by {factor}: {_nearest(height, width, factor)}"
+
     def _problems_of_sizes(self, data: DataInfo) -> list[Problem]:
         problems = []
         halvings = len(self.multipliers) - 1
         factor = 2**halvings
         if data.height % factor or data.width % factor:
             fitting = len(self._sides(data))
-            sizes = {_rounded(data, factor, 0): None, _rounded(data, factor, factor): None}
             message = (
                 f"{halvings + 1} levels halve the sides {halvings} times, so both must be divisible by {factor}, and "
                 f"the images are {data.height}x{data.width} (height x width). Allowed: {_count(fitting, 'level')} or "
-                f"fewer, or images of a size such as {' or '.join(sizes)}"
+                f"fewer, or images of a size such as {_nearest(data.height, data.width, factor)}"
             )
             problems.append(Problem("multipliers", message, list(self.multipliers)))
         sides = self._sides(data)
@@ -220,8 +245,20 @@ class UNet(Model):
         ]
 
     def resolve_middle(self, channels: int) -> Level:
-        """Return the settings of the middle: the model's own."""
-        return self._level(LevelOverrides(), "", channels, attends=self.middle_attention)
+        """Return the settings of the middle."""
+        own = self.middle_level or MiddleOverrides()
+        attention = own.attention if self.middle_attention else None
+        overrides = LevelOverrides(resnet=own.resnet, attention=attention, norm=own.norm)
+        return self._level(overrides, "middle_level.", channels, attends=self.middle_attention)
+
+    def resolve_output(self, level: Level) -> Level:
+        """Return the settings of what makes the output behind a level: the model's own, or the level's where all have
+        an output.
+        """
+        own = self._level(LevelOverrides(), "", level.channels, attends=False)
+        chosen = own if self.progressive_output.build() is None else level
+        activation = self.output_activation or chosen.style.activation
+        return replace(chosen, style=replace(chosen.style, activation=activation))
 
     def _level(self, own: LevelOverrides, prefix: str, channels: int, *, attends: bool) -> Level:
         names = ("resnet", "attention", "downsample", "upsample", "norm", "activation")
@@ -239,9 +276,12 @@ class UNet(Model):
         )
 
 
-def _rounded(data: DataInfo, factor: int, up: int) -> str:
-    height, width = (max(factor, side // factor * factor + up) for side in (data.height, data.width))
-    return f"{height}x{width}"
+def _nearest(height: int, width: int, factor: int) -> str:
+    """Name the nearest sizes whose sides are divisible: the next smaller one and the next larger one."""
+    smaller = (max(factor, side // factor * factor) for side in (height, width))
+    larger = (-(-side // factor) * factor for side in (height, width))
+    sizes = ("x".join(map(str, sides)) for sides in (smaller, larger))
+    return " or ".join(dict.fromkeys(sizes))
 
 
 def _count(number: int, noun: str) -> str:

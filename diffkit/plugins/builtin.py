@@ -112,6 +112,7 @@ def _nn() -> list[type[Component]]:
         norm.Group,
         norm.Layer,
         norm.Rms,
+        norm.NoNorm,
         activation.Silu,
         activation.Gelu,
         activation.Relu,

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from diffkit.data.base import DataInfo
+from diffkit.nn.attention import LinearAttention
 from diffkit.nn.base import (
     Activation,
     Attention,
@@ -266,6 +267,32 @@ def test_other_sizes_than_those_of_the_data():
     assert network(torch.zeros(1, 1, 12, 20), torch.zeros(1)).shape == (1, 1, 12, 20)
 
 
+@settings(max_examples=40, deadline=None)
+@given(any_unet(), st.integers(1, 13), st.integers(1, 13))
+def test_any_network_takes_the_sizes_that_it_does_not_refuse(choice, height, width):
+    spec, data = choice
+    if spec.refuses_size(data, height, width):
+        factor = 2 ** (len(spec.multipliers) - 1)
+        assert height % factor or width % factor
+    else:
+        network = spec.build(data, Ports(data.channels, 1))
+        assert network(torch.zeros(1, data.channels, height, width), torch.ones(1)).shape == (1, 1, height, width)
+
+
+def test_a_refused_size_comes_with_the_nearest_ones():
+    spec = unet(multipliers=[1, 1, 1])
+    assert spec.refuses_size(CIFAR, 8, 44) is None
+    assert spec.refuses_size(CIFAR, 30, 33) == "the model's 3 levels need sides divisible by 4: 28x32 or 32x36"
+    assert spec.refuses_size(CIFAR, 32, 33) == "the model's 3 levels need sides divisible by 4: 32x32 or 32x36"
+    assert spec.refuses_size(CIFAR, 3, 4) == "the model's 3 levels need sides divisible by 4: 4x4"
+
+
+def test_a_model_that_says_nothing_of_sizes_takes_its_own_only():
+    assert Model.refuses_size(small(), CIFAR, 32, 32) is None
+    reason = Model.refuses_size(small(), CIFAR, 32, 64)
+    assert reason == "the model takes images of 32x32 (height x width) only"
+
+
 def test_where_attention_is():
     def levels(**changes):
         network = unet(channels=64, blocks_per_level=1, **changes).build(DataInfo(1, 16, 32), Ports(1, 1))
@@ -376,3 +403,39 @@ def test_attention_at_in_the_json_schema():
         {"items": {"exclusiveMinimum": 0, "type": "integer"}, "type": "array"},
         {"const": "all", "type": "string"},
     ]
+
+
+def test_the_middle_in_its_own_way():
+    network = small(
+        middle_level={
+            "resnet": {"kind": "scale_shift", "skip_scale": 0.5},
+            "attention": {"kind": "linear", "heads": 1, "norm": "none"},
+            "norm": {"kind": "group", "groups": 2},
+        }
+    ).build(DIGITS, Ports(1, 1))
+    first, second = network.middle
+    assert first.resnet.skip_scale == second.resnet.skip_scale == 0.5
+    assert first.resnet.norm1.num_groups == 2
+    assert isinstance(first.attention, LinearAttention)
+    assert isinstance(first.attention.norm, nn.Identity)
+    others = [block for level in (*network.down, *network.up) for block in level.blocks]
+    assert all(block.resnet.skip_scale == 1 for block in others)
+    assert network.up[-1].output.norm.num_groups != 2
+
+
+def test_without_attention_in_the_middle_its_kind_has_no_say():
+    network = small(middle_attention=False, middle_level={"attention": "self"}).build(DIGITS, Ports(1, 1))
+    assert network.middle[0].attention is None
+
+
+def test_a_wrong_setting_of_the_middle_is_named():
+    problems = small(middle_level={"norm": {"kind": "group", "groups": 5}}).problems(DIGITS)
+    assert {problem.key for problem in problems} == {"middle_level.norm"}
+
+
+def test_activations_of_the_embedding_and_of_the_output():
+    network = small(activation="relu", embedding_activation="gelu", output_activation="mish").build(DIGITS, Ports(1, 1))
+    assert isinstance(network.time_mlp[1], nn.GELU)
+    assert isinstance(network.up[-1].output.activation, nn.Mish)
+    assert isinstance(network.activation, nn.ReLU)
+    assert isinstance(network.middle[0].resnet.activation, nn.ReLU)

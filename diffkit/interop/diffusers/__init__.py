@@ -1,0 +1,1 @@
+"""Models of diffusers: pipeline folders of a UNet2DModel and a scheduler, both ways."""
