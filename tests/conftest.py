@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 
 from diffkit.data.mnist import FashionMnist
 from diffkit.errors import DataError
 from diffkit.plugins import builtin
-from diffkit.recipe.load import validate
+from diffkit.recipe.load import read_document, validate
 from diffkit.recipe.overrides import apply_override
+from diffkit.recipe.packaged import packaged_recipes
 from diffkit.recipe.tables import Recipe
 from diffkit.spec import families, register, unregister
 from diffkit.train.loop import train
@@ -124,3 +126,27 @@ def forget_plugins() -> None:
     owners = {owner for family in families().values() for owner in family.owners.values()}
     for owner in owners - {"diffkit"}:
         unregister(owner)
+
+
+@pytest.fixture(scope="session")
+def thousand_classes(tmp_path_factory) -> Path:
+    """A folder laid out as ImageNet: one picture in each of 1000 folders."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    for number in range(1000):
+        (folder / f"n{number:08}").mkdir()
+        Image.new("RGB", (2, 2)).save(folder / f"n{number:08}" / "picture.png")
+    return folder
+
+
+@pytest.fixture
+def packaged(thousand_classes) -> Callable[[str], Recipe]:
+    """Opens a packaged recipe by name; one that wants a folder of pictures gets `thousand_classes`."""
+
+    def open_packaged(name: str) -> Recipe:
+        file = packaged_recipes()[name]
+        document = read_document(file)
+        if document["data"]["kind"] == "image_folder":
+            document["data"]["root"] = str(thousand_classes)
+        return validate(document, name, file.parent)
+
+    return open_packaged

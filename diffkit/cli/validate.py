@@ -35,8 +35,9 @@ def build_on_meta(recipe: Recipe) -> nn.Module:
     from diffkit.errors import Problem, RecipeError
     from diffkit.pipeline import build_network
 
+    data = recipe.data.info()  # before: what it counts must not be on the meta device
     try:
         with torch.device("meta"):
-            return build_network(recipe, recipe.data.info(), "meta")
+            return build_network(recipe, data, "meta")
     except (ValueError, RuntimeError) as error:  # torch raises RuntimeError for tensors that no machine can hold
         raise RecipeError(recipe.name, [Problem("model", f"cannot be built: {error}")]) from None

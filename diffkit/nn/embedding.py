@@ -32,6 +32,8 @@ class Sinusoidal(TimeEmbedding):
     """Slowest frequency w is 1 / max_period, in radians for each step of time (just above it without endpoint)."""
     endpoint: bool = True
     """Whether the frequencies reach 1 / max_period (as in DDPM's code), or stop one short of it."""
+    time_scale: float = Field(1.0, gt=0)
+    """Times are multiplied by this. 1000 / T shows the same features for any number T of times (improved DDPM)."""
 
     def build(self, channels: int) -> nn.Module:
         """Return a module from times ``[N]`` to float32 features ``[N, channels]``.
@@ -69,7 +71,7 @@ class SinusoidalFeatures(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         """Return the features ``[N, channels]`` of times ``[N]``, in float32."""
-        phase = time.float()[:, None] * self.frequencies
+        phase = (time.float() * self.spec.time_scale)[:, None] * self.frequencies
         waves = (phase.sin(), phase.cos())
         if self.spec.order in ("cos_sin", "interleaved_cos_sin"):
             waves = waves[::-1]

@@ -15,9 +15,14 @@ Taps = Annotated[Many[Annotated[float, Field(ge=0)]], Field(min_length=2, max_le
 """The numbers of a filter, of even count. Their sum is scaled to 1."""
 
 
-def fir_down(taps: Sequence[float]) -> nn.Module:
-    """Return a module that halves both sides: the filter at every second place. [1, 1] is the mean of 2x2 squares."""
-    return nn.AvgPool2d(2) if tuple(taps) == (1, 1) else Fir(taps, up=False)
+def fir_down(taps: Sequence[float], *, pad: bool = True) -> nn.Module:
+    """Return a module that halves both sides: the filter at every second place. [1, 1] is the mean of 2x2 squares.
+
+    Args:
+        taps: The filter.
+        pad: Pad with zeros. Without it, the maps must bring what the filter needs beyond the border.
+    """
+    return nn.AvgPool2d(2) if tuple(taps) == (1, 1) else Fir(taps, up=False, pad=pad)
 
 
 def fir_up(taps: Sequence[float]) -> nn.Module:
@@ -43,10 +48,10 @@ class Fir(nn.Module):
 
     filter: Tensor
 
-    def __init__(self, taps: Sequence[float], *, up: bool) -> None:
+    def __init__(self, taps: Sequence[float], *, up: bool, pad: bool = True) -> None:
         super().__init__()
         self.up = up
-        self.padding = len(taps) // 2 - 1
+        self.padding = len(taps) // 2 - 1 if pad else 0
         self.taps = tuple(taps)
         self.register_buffer("filter", self._square().float(), persistent=False)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffkit.nn.base import ProgressiveInput, ProgressiveOutput
 from diffkit.nn.fir import Taps, check_taps, fir_down, fir_up
-from diffkit.nn.init import conv
+from diffkit.nn.init import conv, init
 
 
 class NoInput(ProgressiveInput):
@@ -88,8 +88,9 @@ class _SkipInput(nn.Module):
 class _ResidualInput(nn.Module):
     def __init__(self, spec: ResidualInput, image_channels: int, channels: int) -> None:
         super().__init__()
-        self.conv = conv(image_channels, channels)
-        self.down = fir_down(spec.filter)
+        # what the filter needs beyond the border is the convolution's there, and not zeros
+        self.conv = init(nn.Conv2d(image_channels, channels, 3, padding=len(spec.filter) // 2))
+        self.down = fir_down(spec.filter, pad=False)
 
     def forward(self, image: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         both = (x + self.down(self.conv(image))) * 0.5**0.5

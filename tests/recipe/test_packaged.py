@@ -14,8 +14,8 @@ def test_the_recipes_that_diffkit_brings():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_called_as_its_file_and_its_network_can_be_built(name):
-    recipe = validate(read_document(RECIPES[name]), name, RECIPES[name].parent)
+def test_a_recipe_is_called_as_its_file_and_its_network_can_be_built(name, packaged):
+    recipe = packaged(name)
     assert recipe.name == name
     network = build_on_meta(recipe)
     assert all(parameter.is_meta for parameter in network.parameters())
