@@ -167,7 +167,7 @@ def test_three_oracles(sampler, name):
         check(sampler, levels, (0.5 if far else 0.2) if len(levels) == 51 else None)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", ["cosine", "zero snr", "edm", "shifted flow"])
 @pytest.mark.parametrize("settings", VARIANTS, ids=name_of)
 def test_three_oracles_with_other_settings(settings, name):
     for _, levels in walks(name, FEW):
