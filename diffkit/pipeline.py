@@ -38,7 +38,7 @@ def build_network(recipe: Recipe, data: DataInfo, device: torch.device | str = "
 
 def ports_of(recipe: Recipe, data: DataInfo) -> Ports:
     """Return what a recipe's network takes and gives."""
-    return recipe.objective.ports(data.channels)
+    return recipe.objective.ports(data.channels, vector=recipe.train.augmentation.vector_size)
 
 
 @dataclass(frozen=True)

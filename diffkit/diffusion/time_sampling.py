@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
 
 import torch
 from pydantic import Field
@@ -12,18 +13,55 @@ from torch import Tensor
 from diffkit.diffusion.process import DiscreteProcess, Process
 from diffkit.spec import Component
 
+History: TypeAlias = Mapping[str, Tensor]
+"""What a run remembers of the times drawn so far: tensors by name, which every checkpoint holds."""
+
 
 class TimeSampling(Component):
-    """Which times a training step draws."""
+    """Which times a training step draws.
+
+    A kind that learns from the losses of the times drawn so far keeps them in a history, which belongs to the run: the
+    kind makes an empty one, reads it in `draw` and `loss_weight`, and writes to it in `remember`.
+    """
 
     family = "time_sampling"
 
     @abstractmethod
-    def draw(self, count: int, process: Process, generator: torch.Generator) -> Tensor:
+    def draw(self, count: int, process: Process, generator: torch.Generator, history: History | None = None) -> Tensor:
         """Return times ``[count]`` of the process, on the device of the generator.
 
         They are int64 in 0..T-1 for a discrete process, and float64 above 0 for a continuous one.
+
+        Args:
+            count: Number of times.
+            process: The process.
+            generator: The source of randomness.
+            history: The run's history; None before the first step.
         """
+
+    def empty_history(self, process: Process, device: torch.device | str) -> dict[str, Tensor]:
+        """Return the history of a run that has not begun, on a device. Its tensors keep their shapes."""
+        return {}
+
+    def loss_weight(self, time: Tensor, process: Process, history: History) -> Tensor | None:
+        """Return what the losses at times ``[N]`` are multiplied by: ``[N]``; None for 1.
+
+        Args:
+            time: Times that `draw` drew from the same history.
+            process: The process.
+            history: The run's history.
+        """
+        return None
+
+    def remember(self, history: History, time: Tensor, loss: Tensor) -> None:
+        """Write what a step found to the history, in place and without waiting for the device.
+
+        Args:
+            history: The run's history.
+            time: The times of the step ``[N]``.
+            loss: The loss of each image ``[N]``, without `loss_weight`.
+        """
+        return
 
     def refuses(self, process: Process) -> str | None:
         """Return why this cannot be used with a process, and what to do, or None if it can."""
@@ -39,7 +77,7 @@ class UniformTimes(TimeSampling):
 
     kind: Literal["uniform"] = "uniform"
 
-    def draw(self, count: int, process: Process, generator: torch.Generator) -> Tensor:
+    def draw(self, count: int, process: Process, generator: torch.Generator, history: History | None = None) -> Tensor:
         """Return times ``[count]``."""
         device = generator.device
         if isinstance(process, DiscreteProcess):
@@ -57,7 +95,7 @@ class StratifiedTimes(TimeSampling):
 
     kind: Literal["stratified"] = "stratified"
 
-    def draw(self, count: int, process: Process, generator: torch.Generator) -> Tensor:
+    def draw(self, count: int, process: Process, generator: torch.Generator, history: History | None = None) -> Tensor:
         """Return times ``[count]``."""
         device = generator.device
         start = torch.rand((), generator=generator, device=device, dtype=torch.float64)
@@ -76,7 +114,7 @@ class LogitNormalTimes(TimeSampling):
     std: float = Field(1.0, gt=0, le=10)
     """How widely the times are spread."""
 
-    def draw(self, count: int, process: Process, generator: torch.Generator) -> Tensor:
+    def draw(self, count: int, process: Process, generator: torch.Generator, history: History | None = None) -> Tensor:
         """Return times ``[count]``."""
         return process.at(torch.sigmoid(_normal(self.mean, self.std, count, generator)))
 
@@ -93,7 +131,7 @@ class LogNormalTimes(TimeSampling):
     std: float = Field(1.2, gt=0, le=10)
     """The standard deviation of the log of the ratio: the paper's P_std."""
 
-    def draw(self, count: int, process: Process, generator: torch.Generator) -> Tensor:
+    def draw(self, count: int, process: Process, generator: torch.Generator, history: History | None = None) -> Tensor:
         """Return times ``[count]``."""
         time = process.time_of(-2 * _normal(self.mean, self.std, count, generator))
         return time.round().long() if isinstance(process, DiscreteProcess) else time

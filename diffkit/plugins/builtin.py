@@ -22,6 +22,7 @@ def register_components() -> Iterable[type[Component]]:
 
 def _data() -> list[type[Component]]:
     from diffkit.data.arrays import Arrays
+    from diffkit.data.augmentation import EdmAugmentation, NoAugmentation
     from diffkit.data.cifar10 import Cifar10
     from diffkit.data.condition import Grey, LowResolution, NoCondition
     from diffkit.data.digits import Digits
@@ -32,6 +33,7 @@ def _data() -> list[type[Component]]:
     return [
         *(Arrays, Cifar10, Digits, FashionMnist, ImageFolder, Mnist, Unspecified),
         *(NoCondition, LowResolution, Grey),
+        *(NoAugmentation, EdmAugmentation),
     ]
 
 
@@ -50,6 +52,7 @@ def _diffusion() -> list[type[Component]]:
     from diffkit.diffusion.edm_process import EdmProcess
     from diffkit.diffusion.flow_process import FlowProcess
     from diffkit.diffusion.guidance import Autoguidance, ClassifierFree
+    from diffkit.diffusion.importance import ImportanceTimes
     from diffkit.diffusion.loss import L1, Huber, Mse, PseudoHuber
     from diffkit.diffusion.noise_spacings import Exponential, Karras, LogSnr, TimeList
     from diffkit.diffusion.prediction import (
@@ -91,7 +94,7 @@ def _diffusion() -> list[type[Component]]:
         *(FixedSmall, FixedLarge, Learned, LearnedRange),
         *(Mse, L1, Huber, PseudoHuber),
         *(UniformWeighting, MinSnr, SoftMinSnr, SigmoidWeighting, SnrWeighting, TruncatedSnr, P2, EdmWeighting),
-        *(UniformTimes, StratifiedTimes, LogitNormalTimes, LogNormalTimes),
+        *(UniformTimes, StratifiedTimes, LogitNormalTimes, LogNormalTimes, ImportanceTimes),
         *(Leading, Trailing, Linspace, QuadraticSpacing, BetaQuantile),
         *(Karras, Exponential, LogSnr, TimeList),
         *(Clip, DynamicThreshold, NoRule),

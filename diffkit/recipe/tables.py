@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from diffkit.callbacks.base import Callback
+from diffkit.data.augmentation import Augmentation
 from diffkit.data.base import Dataset
 from diffkit.diffusion.guidance import Guidance
 from diffkit.diffusion.objective import Objective
@@ -30,6 +31,8 @@ class Train(Spec):
     device_batch_size: int | None = Field(None, ge=1)
     """Number of images that go through the network at once; gradients of several such parts add up to one
     step. The whole batch by default."""
+    augmentation: Augmentation = Field("none", validate_default=True)
+    """How images are changed, anew each time they are drawn. The network is told."""
     optimizer: Optimizer = Field("adam", validate_default=True)
     """What turns gradients into steps."""
     lr_schedule: LrSchedule = Field("constant", validate_default=True)

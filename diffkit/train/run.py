@@ -24,6 +24,9 @@ from diffkit.storage.checkpoint import Checkpoint, make_header, rotate, write_ch
 from diffkit.storage.runs import CHECKPOINTS
 from diffkit.train.components import from_plugins
 
+HISTORY = "time_sampling"
+"""The name of the time sampling's history among the optimizer's tensors."""
+
 
 class TrainingRun:
     """All that changes during training, and what it is made of.
@@ -44,6 +47,7 @@ class TrainingRun:
         self.batches = Batches(images, settings.batch_size, recipe.seed, recipe.data.flip)
         self.optimizer = settings.optimizer.build(self.model.parameters())
         self.ema = EmaWeights(self.model, settings.ema)
+        self.history = recipe.objective.time_sampling.empty_history(recipe.process, device)
         self.on_network_call: Callable[[int], None] | None = None
         self.on_images: Callable[[Tensor], None] | None = None
         self._network: nn.Module = torch.compile(self.model) if settings.compile else self.model  # type: ignore[assignment]
@@ -76,28 +80,39 @@ class TrainingRun:
         whole, part = settings.batch_size, settings.device_batch_size or settings.batch_size
         torch.manual_seed(derive_seed(self.recipe.seed, "dropout", self.step))
         draw = torch_generator(self.device, self.recipe.seed, "step", self.step)
-        times = objective.time_sampling.draw(whole, process, draw)
+        sampling = objective.time_sampling
+        times = sampling.draw(whole, process, draw, self.history)
+        weights = sampling.loss_weight(times, process, self.history)
         hidden = torch.rand(whole, generator=draw, device=self.device) < objective.label_dropout
         noise = objective.draw_noise(whole, self.data.shape, draw)
+        changes = settings.augmentation.draw(whole, draw)
         self_condition = objective.self_conditioning and derive_seed(self.recipe.seed, "estimate", self.step) % 2 == 0
 
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
+        losses = []
         for start in range(0, whole, part):
             rows = slice(start, start + part)
             pixels, labels = self.batches.batch(self.step, start, start + part)
+            images = to_unit(pixels.to(self.device, non_blocking=True))
+            images, vector = settings.augmentation.apply(images, changes[rows])
             loss = objective.training_loss(
                 self._forward,
                 process,
-                to_unit(pixels.to(self.device, non_blocking=True)),
+                images,
                 self._shown(labels, hidden[rows]),
                 times[rows],
                 Noise(noise.target[rows], noise.shown[rows]),
+                vector=vector,
                 self_condition=self_condition,
             )
+            losses.append(loss.detach())
+            if weights is not None:
+                loss = weights[rows].to(loss.dtype) * loss
             total = loss.sum() / whole
             torch.autograd.backward(total)
             self._loss_sum += total.detach()
+        sampling.remember(self.history, times, torch.cat(losses))
         self._loss_count += 1
         self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
         factor = settings.lr_schedule.factor(self.step, settings.steps)
@@ -107,10 +122,10 @@ class TrainingRun:
         self.step += 1
         self.ema.update(self.step)
 
-    def _forward(self, x: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
+    def _forward(self, *inputs: Tensor | None) -> Tensor:
         """Call the network in the precision of the recipe."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bfloat16"):
-            output: Tensor = self._network(x, time, label)
+            output: Tensor = self._network(*inputs)
         return output
 
     def _shown(self, labels: Tensor | None, hidden: Tensor) -> Tensor | None:
@@ -186,6 +201,7 @@ class TrainingRun:
             self.ema.load_state_dict(checkpoint.ema)
             self._loss_sum.copy_(tensors.pop("trainer/loss_sum"))
             self._loss_count.copy_(tensors.pop("trainer/loss_count"))
+            self._load_history(tensors)
             self._load_optimizer(tensors)
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.folder}: does not fit the recipe: {error}") from None
@@ -201,7 +217,16 @@ class TrainingRun:
             for key, value in state.items()
             if value is not None
         }
-        return {**tensors, "trainer/loss_sum": self._loss_sum, "trainer/loss_count": self._loss_count}
+        history = {f"{HISTORY}/{name}": tensor for name, tensor in self.history.items()}
+        return {**tensors, **history, "trainer/loss_sum": self._loss_sum, "trainer/loss_count": self._loss_count}
+
+    def _load_history(self, tensors: dict[str, Tensor]) -> None:
+        """Take the history of the time sampling out of a checkpoint's tensors."""
+        for name, tensor in self.history.items():
+            saved = tensors.pop(f"{HISTORY}/{name}")
+            if saved.shape != tensor.shape:
+                raise ValueError(f"{HISTORY}/{name} has the shape {list(saved.shape)}, not {list(tensor.shape)}")
+            tensor.copy_(saved)
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         numbers = {name: number for number, (name, _) in enumerate(self.model.named_parameters())}
