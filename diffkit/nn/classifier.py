@@ -76,8 +76,12 @@ class Classifier(Spec):
             problems.append(Problem("attention_at", message, list(self.attention_at)))
         parts = Parts()
         with torch.device("meta"):
+            for multiplier in self.multipliers:
+                parts.build("norm", lambda: self.norm.build(multiplier * self.channels))  # noqa: B023
+            by_norm = {problem.message for problem in parts.problems}
             ClassifierNetwork(self, data, parts)
-        return [*problems, *parts.problems]
+        # parts that normalize refuse with the normalization's own words
+        return [*problems, *(one for one in parts.problems if one.key == "norm" or one.message not in by_norm)]
 
     def sides(self, data: DataInfo) -> list[int]:
         """Return the longer side of each level's maps."""
@@ -95,7 +99,7 @@ class ClassifierNetwork(nn.Module):
 
     def __init__(self, spec: Classifier, data: DataInfo, parts: Parts) -> None:
         super().__init__()
-        style = Style(spec.norm, spec.activation)
+        style = Style(spec.norm, spec.activation, spec.resnet)
         size = 4 * spec.channels
         self.time_features = parts.build("embedding", lambda: spec.embedding.build(spec.channels))
         self.time_mlp = nn.Sequential(linear(spec.channels, size), spec.activation.build(), linear(size, size))

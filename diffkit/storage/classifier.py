@@ -49,10 +49,11 @@ def read_classifier(path: Path, device: torch.device | str = "cpu") -> TrainedCl
     recipe = recipe_of(header, file)
     if recipe.classifier is None:
         raise CheckpointError(f"{file}: the header is damaged")
-    with torch.random.fork_rng(devices=[]):
-        network = recipe.classifier.network.build(header.data)
+    # who samples may be in inference mode, whose tensors have no gradients
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        network = recipe.classifier.network.build(header.data).to(device).eval()
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"{file}: the weights don't fit the recipe: {error}") from None
-    return TrainedClassifier(recipe, header.data, network.to(device).eval())
+    return TrainedClassifier(recipe, header.data, network)
