@@ -15,7 +15,7 @@ from torch import nn
 
 from diffkit.data.base import DataInfo
 from diffkit.errors import Problem
-from diffkit.spec import Component
+from diffkit.spec import Component, FilePath
 
 
 class Norm(Component):
@@ -213,6 +213,9 @@ class Model(Component):
 
     class_conditional: bool = False
     """Feed the class label to the network. The data set must have labels."""
+    init_from: FilePath | None = None
+    """Run folder, checkpoint folder or weights file whose averaged weights training starts from, as far as names and
+    shapes are the same; it says what was taken and what was not."""
 
     def times_known(self) -> int | None:
         """Return the number T if the network only knows the times 0..T-1, or None if it takes any."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pluggy
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from diffkit.callbacks.base import Callback
@@ -62,6 +63,9 @@ def train(
         run = TrainingRun(recipe, folder, data, images, torch.device(device))
         if resume and (newest := newest_whole(folder / CHECKPOINTS)):
             run.load(read_checkpoint(newest))
+        elif recipe.model.init_from is not None:
+            report = run.start_from(recipe.model.init_from)
+            Console(stderr=True).print(str(report), markup=False, highlight=False, soft_wrap=True)
         fit(run, Hooks(plugins, _callbacks(recipe)), stop)
 
 

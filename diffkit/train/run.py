@@ -23,6 +23,7 @@ from diffkit.recipe.tables import Recipe, Sample
 from diffkit.storage.checkpoint import Checkpoint, make_header, rotate, write_checkpoint
 from diffkit.storage.runs import CHECKPOINTS
 from diffkit.train.components import from_plugins
+from diffkit.train.warm_start import WarmStart, warm_start
 
 HISTORY = "time_sampling"
 """The name of the time sampling's history among the optimizer's tensors."""
@@ -188,6 +189,16 @@ class TrainingRun:
         folder = write_checkpoint(parent, self.step, header, weights, self.ema.state_dict(), self._optimizer_tensors())
         rotate(parent, self.recipe.train.keep_last, self.recipe.train.keep_every)
         return folder
+
+    def start_from(self, path: Path) -> WarmStart:
+        """Begin with the weights of another model, as far as they fit, and return what was taken.
+
+        Raises:
+            UserError: If there are none, or nothing fits.
+        """
+        report = warm_start(self.model, path)
+        self.ema = EmaWeights(self.model, self.recipe.train.ema)
+        return report
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, to the bit.
