@@ -17,7 +17,7 @@ class Condition(Component):
     """What of an image is shown to the network beside the noisy one, to make the whole image from.
 
     Training takes it away from the images of the data set; sampling is given images of that kind. The network sees
-    it as further channels of its input (Saharia et al. 2022, "SR3", section 2.3).
+    it as further channels of its input (as in SR3, Saharia et al. 2022).
     """
 
     family = "condition"
@@ -76,7 +76,7 @@ class NoCondition(Condition):
 class LowResolution(Condition):
     """The image in fewer pixels: super-resolution.
 
-    As in SR3 (Saharia et al. 2022, section 4): bicubic interpolation with antialiasing makes the image small, and
+    As in SR3 (Saharia et al. 2022): bicubic interpolation with antialiasing makes the image small, and
     bicubic interpolation makes it large again for the network.
     """
 

@@ -237,8 +237,32 @@ class Model(Component):
     def problems(self, data: DataInfo) -> list[Problem]:
         """Return what doesn't fit together or fit the data, with keys relative to the model's table."""
 
+    def problems_of_labels(self, data: DataInfo) -> list[Problem]:
+        """Return that the network is to see classes which the data don't have."""
+        if not self.class_conditional or data.classes:
+            return []
+        message = "the data set has no labels: leave this out, or choose a data set with labels"
+        return [Problem("class_conditional", message, True)]
+
+    def refuses_size(self, data: DataInfo, height: int, width: int) -> str | None:
+        """Return why a network for these data cannot take images of another size, and which it can; None if it can.
+
+        By default it takes the data's own size only.
+        """
+        if (height, width) == (data.height, data.width):
+            return None
+        return f"the model takes images of {data.height}x{data.width} (height x width) only"
+
 
 def divisors(number: int) -> str:
     """List all the divisors of a number, for messages."""
     low = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
     return ", ".join(map(str, sorted({*low, *(number // n for n in low)})))
+
+
+def nearest_sizes(height: int, width: int, factor: int) -> str:
+    """Name the nearest sizes whose sides are divisible: the next smaller one and the next larger one."""
+    smaller = (max(factor, side // factor * factor) for side in (height, width))
+    larger = (-(-side // factor) * factor for side in (height, width))
+    sizes = ("x".join(map(str, sides)) for sides in (smaller, larger))
+    return " or ".join(dict.fromkeys(sizes))

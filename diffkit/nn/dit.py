@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from diffkit.data.base import DataInfo
-from diffkit.nn.base import Activation, Ports, TimeEmbedding
+from diffkit.nn.base import Activation, Ports, TimeEmbedding, nearest_sizes
 from diffkit.nn.conditions import Conditioned
 from diffkit.nn.embedding import Sinusoidal
 from diffkit.nn.init import init
@@ -62,10 +62,10 @@ class DiT(PatchModel):
         return DiTNetwork(self, data, ports)
 
     def refuses_size(self, data: DataInfo, height: int, width: int) -> str | None:
-        """Refuse sides that the patches do not divide."""
+        """Refuse sides that the patches do not divide; names the nearest ones that they do."""
         if self.divides(height, width):
             return None
-        return f"the model's patches need sides divisible by {self.patch}"
+        return f"the model's patches need sides divisible by {self.patch}: {nearest_sizes(height, width, self.patch)}"
 
 
 class DiTNetwork(Conditioned):

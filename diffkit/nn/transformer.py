@@ -67,10 +67,7 @@ class PatchModel(Model):
                 self.embedding.build(self.features)
         except ValueError as error:
             problems.append(Problem("embedding", str(error)))
-        if self.class_conditional and not data.classes:
-            message = "the data set has no labels: leave this out, or choose a data set with labels"
-            problems.append(Problem("class_conditional", message, True))
-        return problems
+        return [*problems, *self.problems_of_labels(data)]
 
     def divides(self, height: int, width: int) -> bool:
         """Return whether patches cover images of a size."""

@@ -23,6 +23,7 @@ from diffkit.nn.base import (
     Style,
     TimeEmbedding,
     Upsample,
+    nearest_sizes,
 )
 from diffkit.nn.network import Level, Parts, UNetNetwork
 from diffkit.spec import Many, Spec
@@ -184,7 +185,7 @@ class UNet(Model):
         if height % factor == 0 and width % factor == 0:
             return None
         levels = _count(len(self.multipliers), "level")
-        return f"the model's {levels} need sides divisible by {factor}: {_nearest(height, width, factor)}"
+        return f"the model's {levels} need sides divisible by {factor}: {nearest_sizes(height, width, factor)}"
 
     def _problems_of_sizes(self, data: DataInfo) -> list[Problem]:
         problems = []
@@ -195,7 +196,7 @@ class UNet(Model):
             message = (
                 f"{halvings + 1} levels halve the sides {halvings} times, so both must be divisible by {factor}, and "
                 f"the images are {data.height}x{data.width} (height x width). Allowed: {_count(fitting, 'level')} or "
-                f"fewer, or images of a size such as {_nearest(data.height, data.width, factor)}"
+                f"fewer, or images of a size such as {nearest_sizes(data.height, data.width, factor)}"
             )
             problems.append(Problem("multipliers", message, list(self.multipliers)))
         sides = self._sides(data)
@@ -218,10 +219,7 @@ class UNet(Model):
         if len(self.levels) >= count and self.levels[count - 1].downsample is not None:
             message = "the last level is not downsampled, as there is no level after it: leave this out"
             problems.append(Problem(f"levels[{count - 1}].downsample", message))
-        if self.class_conditional and not data.classes:
-            message = "the data set has no labels: leave this out, or choose a data set with labels"
-            problems.append(Problem("class_conditional", message, True))
-        return problems
+        return [*problems, *self.problems_of_labels(data)]
 
     def _sides(self, data: DataInfo) -> list[int]:
         """Return the longer side of each level's maps, as far as the sides can be halved."""
@@ -274,14 +272,6 @@ class UNet(Model):
             style=Style(own.norm or self.norm, own.activation or self.activation, own.resnet or self.resnet),
             keys={name: name if getattr(own, name) is None else prefix + name for name in names},
         )
-
-
-def _nearest(height: int, width: int, factor: int) -> str:
-    """Name the nearest sizes whose sides are divisible: the next smaller one and the next larger one."""
-    smaller = (max(factor, side // factor * factor) for side in (height, width))
-    larger = (-(-side // factor) * factor for side in (height, width))
-    sizes = ("x".join(map(str, sides)) for sides in (smaller, larger))
-    return " or ".join(dict.fromkeys(sizes))
 
 
 def _count(number: int, noun: str) -> str:

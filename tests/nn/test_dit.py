@@ -127,7 +127,7 @@ def test_other_sizes_than_those_of_the_data():
     network = spec.build(data, Ports(1, 1))
     assert network(torch.zeros(1, 1, 12, 20), torch.zeros(1)).shape == (1, 1, 12, 20)
     assert spec.refuses_size(data, 12, 20) is None
-    assert spec.refuses_size(data, 12, 22) == "the model's patches need sides divisible by 4"
+    assert spec.refuses_size(data, 12, 22) == "the model's patches need sides divisible by 4: 12x20 or 12x24"
 
 
 def test_every_place_has_its_own_embedding_within_the_range_of_the_data():
