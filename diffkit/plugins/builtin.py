@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @hookimpl
 def register_components() -> Iterable[type[Component]]:
     """Return every kind that diffkit brings."""
-    return [*_data(), *_schedules(), *_diffusion(), *_nn(), *_optim(), *_callbacks()]
+    return [*_data(), *_schedules(), *_diffusion(), *_nn(), *_optim(), *_callbacks(), *_evaluation()]
 
 
 def _data() -> list[type[Component]]:
@@ -168,3 +168,11 @@ def _callbacks() -> list[type[Component]]:
     from diffkit.callbacks.sample_grid import SampleGrid
 
     return [Jsonl, ProgressBar, SampleGrid]
+
+
+def _evaluation() -> list[type[Component]]:
+    from diffkit.evaluation.frechet import Frechet
+    from diffkit.evaluation.kernel import Kernel
+    from diffkit.evaluation.manifold import DensityCoverage, PrecisionRecall
+
+    return [Frechet, Kernel, PrecisionRecall, DensityCoverage]

@@ -1,0 +1,1 @@
+"""How good images are: features of images, and metrics on them."""
