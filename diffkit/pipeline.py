@@ -146,17 +146,37 @@ class Pipeline:
         self._guide(settings.guidance)
         self._classifier(settings.guidance)
 
-    def sample(self, count: int, *, seed: int = 0, label: str | int | None = None, **settings: Any) -> Tensor:
+    def shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
+        """Return the shape ``(C, H, W)`` of images of a height and width; by default of those trained on.
+
+        Raises:
+            UserError: If the network cannot take images of this size.
+        """
+        height, width = size or (self.data.height, self.data.width)
+        if reason := self.recipe.model.refuses_size(self.data, height, width):
+            raise UserError(f"size = {height}x{width}: {reason}")
+        return self.data.channels, height, width
+
+    def sample(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        label: str | int | None = None,
+        size: tuple[int, int] | None = None,
+        **settings: Any,
+    ) -> Tensor:
         """Sample images: uint8 ``[count, C, H, W]``.
 
         Args:
             count: Number of images.
             seed: Image i depends on it and on i only.
             label: Class of all images, by name or number; by default the classes in turn.
+            size: Height and width, where they should not be those of the data.
             **settings: Settings of the recipe's `[sample]` table to change, such as ``sampler="ddim", steps=50``.
         """
         chosen = Sample.model_validate({**self.recipe.sample.model_dump(), **settings})
-        return torch.cat([batch.images for batch in self.batches(count, chosen, seed=seed, label=label)])
+        return torch.cat([batch.images for batch in self.batches(count, chosen, seed=seed, label=label, size=size)])
 
     def batches(
         self,
@@ -165,6 +185,7 @@ class Pipeline:
         *,
         seed: int = 0,
         label: str | int | None = None,
+        size: tuple[int, int] | None = None,
         on_call: Callable[[int], None] | None = None,
     ) -> Iterator[Batch]:
         """Sample images batch by batch.
@@ -174,6 +195,7 @@ class Pipeline:
             settings: How to sample; the recipe's `[sample]` by default.
             seed: Image i depends on it and on i only.
             label: Class of all images, by name or number; by default the classes in turn.
+            size: Height and width, where they should not be those of the data.
             on_call: Told the number of images in the batch after each call of the network.
 
         Yields:
@@ -181,12 +203,13 @@ class Pipeline:
         """
         settings = settings or self.recipe.sample
         self.check(settings)
+        shape = self.shape(size)
         levels = settings.spacing.levels(self.recipe.process, settings.steps)
         for start in range(0, count, settings.batch_size):
             numbers = range(start, min(count, start + settings.batch_size))
             labels = self.labels_of(label, numbers, settings.guidance)
             denoise = self.denoise(settings, labels, on_call)
-            noise = ImageNoise(seed, numbers, self.data.shape, self.device)
+            noise = ImageNoise(seed, numbers, shape, self.device)
             with torch.inference_mode():
                 x0 = generate(denoise, settings.sampler, levels, noise)
                 images = to_uint8(x0).cpu()

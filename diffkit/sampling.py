@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +60,7 @@ def sample_to_folder(
     out: Path | None = None,
     seed: int = 0,
     label: str | int | None = None,
+    size: tuple[int, int] | None = None,
     format: Literal["png", "npz"] = "png",
 ) -> list[Path]:
     """Sample images into a new folder, with a progress bar.
@@ -70,6 +72,7 @@ def sample_to_folder(
         out: The folder; must be new or empty.
         seed: Image i depends on it and on i only.
         label: Class of all images; by default the classes in turn.
+        size: Height and width, where they should not be those of the data.
         format: ``png``: one file an image; ``npz``: one file with ``images [N, H, W, C]`` and ``labels [N]``.
 
     Returns:
@@ -80,15 +83,15 @@ def sample_to_folder(
     """
     pipeline.check(settings)
     labels = pipeline.labels_of(label, range(0), settings.guidance)
-    folder = _new_folder(source, out)
-    batches = _with_progress(pipeline, settings, seed, label)
+    shape = pipeline.shape(size)
+    folder = new_folder(source, out, "sample")
+    batches = _with_progress(pipeline, settings, seed, label, size)
     files, kept = _write_png(batches, folder, settings.count) if format == "png" else _write_npz(batches, folder)
     classes = len(pipeline.data.classes)
     by_class = labels is not None and label is None and classes <= 20
     picture = folder / "grid.png"
     save_png(grid(kept, columns=classes if by_class else None), picture, smallest_side=600)
-    about = {"model": str(source), "seed": seed, "label": label, "sample": settings.model_dump(mode="json")}
-    write_atomically(folder / "sample.json", json.dumps(about, indent=2) + "\n")
+    write_about(folder / "sample.json", source, settings, seed=seed, label=label, size=shape[1:])
     return [*files, picture]
 
 
@@ -141,20 +144,44 @@ def _write_npz(batches: Iterator[Batch], folder: Path) -> tuple[list[Path], torc
     return [file], images[:IN_GRID]
 
 
-def _with_progress(pipeline: Pipeline, settings: Sample, seed: int, label: str | int | None) -> Iterator[Batch]:
-    columns = (TextColumn("sampling"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+def _with_progress(
+    pipeline: Pipeline, settings: Sample, seed: int, label: str | int | None, size: tuple[int, int] | None
+) -> Iterator[Batch]:
     levels = settings.spacing.levels(pipeline.recipe.process, settings.steps)
-    total = settings.count * settings.sampler.calls(levels)
+    with calls_progress("sampling", settings.count * settings.sampler.calls(levels)) as advance:
+        yield from pipeline.batches(settings.count, settings, seed=seed, label=label, size=size, on_call=advance)
+
+
+@contextlib.contextmanager
+def calls_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr; gives the function that is told of images the network has seen.
+
+    Args:
+        title: What is being done.
+        total: How many images it will see, each time counted.
+    """
+    columns = (TextColumn(title), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=total)
 
         def advance(images: int) -> None:
             progress.advance(task, images)
 
-        yield from pipeline.batches(settings.count, settings, seed=seed, label=label, on_call=advance)
+        yield advance
 
 
-def _new_folder(source: Path, out: Path | None) -> Path:
+def write_about(file: Path, source: Path, settings: Sample, **about: Any) -> None:
+    """Write down how images were made: the model, what else there is to say, and the settings."""
+    content = {"model": str(source), **about, "sample": settings.model_dump(mode="json")}
+    write_atomically(file, json.dumps(content, indent=2) + "\n")
+
+
+def new_folder(source: Path, out: Path | None, name: str) -> Path:
+    """Make the folder for images of a model: `out`, or ``RUN/samples/NAME-N`` with the next free number.
+
+    Raises:
+        UserError: If `out` is there and not an empty folder.
+    """
     if out is not None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out}: exists already and is not an empty folder: name another one with --out")
@@ -165,7 +192,7 @@ def _new_folder(source: Path, out: Path | None) -> Path:
     number = 1
     while True:
         try:
-            folder = parent / f"sample-{number}"
+            folder = parent / f"{name}-{number}"
             folder.mkdir()
             return folder
         except FileExistsError:

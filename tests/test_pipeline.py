@@ -53,6 +53,18 @@ def test_more_steps_than_times_are_refused(pipeline):
         pipeline.sample(1, steps=21)
 
 
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (6, 10), (2, 2)])
+def test_any_size_that_the_network_allows(pipeline, size):
+    done = pipeline.sample(3, size=size, batch_size=2)
+    assert done.shape == (3, 1, *size) and len({image.numpy().tobytes() for image in done}) == 3
+    assert torch.equal(done, pipeline.sample(3)) == (size == (8, 8))
+
+
+def test_a_size_that_the_network_refuses(pipeline):
+    with pytest.raises(UserError, match="size = 9x12: the model's 2 levels need sides divisible by 2: 8x12 or 10x12"):
+        pipeline.sample(1, size=(9, 12))
+
+
 def test_a_checkpoint_folder_and_a_file_are_as_good_as_a_run(pipeline, trained):
     newest = list_checkpoints(trained / "checkpoints")[-1]
     expected = pipeline.sample(2)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from diffkit.plugins.manager import Plugins
 
 
+LARGEST_SIDE = 8192
+"""Of images to be sampled."""
+
+
 def load_plugins(files: Iterable[Path] | None = None) -> Plugins:
     """Load all plugins and register their components; warn of the broken ones by name.
 
@@ -60,6 +64,20 @@ def pick_device(name: str) -> torch.device:
     if device.type == "meta":
         raise UserError("device 'meta': holds no numbers: use cpu or cuda")
     return device
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return the height and width that a text such as ``32x48`` says, or ``32`` for a square.
+
+    Raises:
+        UserError: If it says none.
+    """
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and 1 <= int(side) <= LARGEST_SIDE for side in sides):
+        raise UserError(f"size '{text}': give height and width, such as 32x48, each of 1 to {LARGEST_SIDE}")
+    return int(sides[0]), int(sides[-1])
 
 
 def write_new(file: Path, content: str | bytes, *, force: bool = False) -> None:

@@ -24,6 +24,10 @@ PluginFiles = Annotated[
 Device = Annotated[
     str, typer.Option(help="Where torch computes, such as cpu, cuda or cuda:1. auto: a GPU if there is one.")
 ]
+Size = Annotated[
+    str | None,
+    typer.Option(metavar="HxW", help="Height and width, such as 32x48 or 32; by default those of the data."),
+]
 OutFile = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write to a file, not to the screen.")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from diffkit.cli.options import Device, PluginFiles
+from diffkit.cli.options import Device, PluginFiles, Size
 
 Format = Literal["png", "npz"]
 
@@ -26,6 +26,7 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and on i only.")] = 0,
     label: Annotated[str | None, typer.Option(help="Class of all images; the classes in turn by default.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Weight of classifier-free guidance.")] = None,
+    size: Size = None,
     weights: Annotated[Literal["ema", "raw"], typer.Option(help="Averaged or last weights.")] = "ema",
     out: Annotated[Path | None, typer.Option(help="New folder; RUN/samples/sample-N by default.")] = None,
     format: Annotated[Format, typer.Option(help="Numbered PNG files, or one npz file.")] = "png",
@@ -36,7 +37,7 @@ def command(
     ] = False,
 ) -> None:
     """Sample images of a trained model: numbered files and one grid."""
-    from diffkit.cli.common import load_plugins, pick_device
+    from diffkit.cli.common import load_plugins, parse_size, pick_device
     from diffkit.pipeline import Pipeline
     from diffkit.sampling import describe_walk, sample_settings, sample_to_folder
     from diffkit.storage.runs import newest_run
@@ -45,7 +46,9 @@ def command(
     if run is not None and "=" in str(run) and not run.exists():  # sample key=value, of the newest run
         overrides, run = [str(run), *(overrides or ())], None
     source = run or newest_run()
+    sides = parse_size(size)
     pipeline = Pipeline.load(source, weights, pick_device(device))
+    pipeline.shape(sides)
     options: dict[str, Any] = {
         "steps": steps,
         "sampler": sampler,
@@ -57,5 +60,7 @@ def command(
     if dry_run:
         print(describe_walk(pipeline, settings))
         return
-    for file in sample_to_folder(pipeline, settings, source, out=out, seed=seed, label=label, format=format):
+    for file in sample_to_folder(
+        pipeline, settings, source, out=out, seed=seed, label=label, size=sides, format=format
+    ):
         print(file)

@@ -1,8 +1,10 @@
 """``diffkit sample``: what it makes, and every mistake's message."""
 
+import json
 import shutil
 
 import pytest
+from PIL import Image
 
 from diffkit.diffusion.samplers.base import Sampler
 
@@ -39,6 +41,16 @@ def test_dry_run_shows_the_levels_and_the_calls(diffkit, here):
     assert not (here / "runs/tiny-1/samples").exists()
 
 
+@pytest.mark.parametrize(("text", "sides"), [("16x12", (12, 16)), ("6", (6, 6))])
+def test_another_size(diffkit, here, text, sides):
+    done = diffkit("sample", "--size", text, "--count", "1")
+    assert done.code == 0
+    with Image.open(done.out.splitlines()[0]) as picture:
+        assert picture.size == sides
+    about = json.loads((here / "runs/tiny-1/samples/sample-1/sample.json").read_text())
+    assert about["size"] == [*reversed(sides)]
+
+
 def test_overrides_without_a_run(diffkit, here):
     assert diffkit("sample", "sampler=ddim", "sampler.eta=0.5", "count=1").code == 0
 
@@ -64,6 +76,14 @@ def test_one_checkpoint(diffkit, here):
             ["--out", "runs"],
             "Error: runs: exists already and is not an empty folder: name another one with --out\n",
         ),
+        (["--size", "9x8"], "Error: size = 9x8: the model's 2 levels need sides divisible by 2: 8x8 or 10x8\n"),
+        (
+            ["--size", "9", "--dry-run"],
+            "Error: size = 9x9: the model's 2 levels need sides divisible by 2: 8x8 or 10x10\n",
+        ),
+        (["--size", "8x"], "Error: size '8x': give height and width, such as 32x48, each of 1 to 8192\n"),
+        (["--size", "8x8x8"], "Error: size '8x8x8': give height and width, such as 32x48, each of 1 to 8192\n"),
+        (["--size", "0"], "Error: size '0': give height and width, such as 32x48, each of 1 to 8192\n"),
         (["runs/tiny-1", "steps"], "Error: 'steps': an override is key=value, such as train.steps=100\n"),
     ],
 )
