@@ -50,3 +50,14 @@ class Sampler(Component):
 
         self.sample(noting, levels, pixel, lambda: pixel)
         return called
+
+    def is_deterministic(self, levels: Sequence[Level]) -> bool:
+        """Return whether the walk along these levels adds no noise: seen on walks of a single pixel."""
+        pixel = torch.ones(1, 1, 1, 1)
+
+        def denoise(x: Tensor, level: Level) -> Denoised:
+            return Denoised(x, pixel, lambda t, s: 1.0)
+
+        one = self.sample(denoise, levels, pixel, lambda: pixel)
+        other = self.sample(denoise, levels, pixel, lambda: -pixel)
+        return torch.equal(one, other)

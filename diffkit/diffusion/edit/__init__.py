@@ -1,0 +1,1 @@
+"""What a trained model can do with given images. Like samplers, these see `denoise` and levels only."""
