@@ -27,6 +27,7 @@ COMMANDS = {
     "train": "diffkit.cli.train",
     "train-classifier": "diffkit.cli.train_classifier",
     "sample": "diffkit.cli.sample",
+    "edit": "diffkit.cli.edit",
     "likelihood": "diffkit.cli.likelihood",
     "recipes": "diffkit.cli.recipes",
     "cp": "diffkit.cli.cp",
@@ -38,7 +39,7 @@ COMMANDS = {
     "schema": "diffkit.cli.schema",
     "plugins": "diffkit.cli.plugins",
 }
-"""The built-in subcommands: the module's function `command` is the subcommand."""
+"""The built-in subcommands: the module's function `command` is the subcommand, or its `group` holds several."""
 
 
 class Commands(TyperGroup):
@@ -51,8 +52,11 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return one subcommand, or None if there is none of this name."""
         if cmd_name in COMMANDS:
+            module = importlib.import_module(COMMANDS[cmd_name])
+            if hasattr(module, "group"):
+                return typer.main.get_command(module.group)
             app = typer.Typer(add_completion=False, rich_markup_mode=None)
-            app.command(cmd_name)(importlib.import_module(COMMANDS[cmd_name]).command)
+            app.command(cmd_name)(module.command)
             return typer.main.get_command(app)
         _, command = self._of_plugins.get(cmd_name, (None, None))
         return command

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,15 +53,47 @@ def decode(file: Path, size: tuple[int, int], channels: int, background: str) ->
     Raises:
         UnreadablePictureError: If it is missing, damaged, of no known format, or too large.
     """
+    with _upright(file) as picture:
+        opaque = _on_background(picture, background).convert("L" if channels == 1 else "RGB")
+    pixels = np.array(fit(opaque, size))
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def decode_as_is(file: Path, size: tuple[int, int], channels: int) -> NDArray[np.uint8]:
+    """Decode a picture that is what is wanted already, so that no pixel of it is changed.
+
+    Args:
+        file: The file.
+        size: Height and width that are wanted.
+        channels: 1 for grey, 3 for RGB. A grey picture is RGB too.
+
+    Returns:
+        Pixels ``[C, H, W]``.
+
+    Raises:
+        UnreadablePictureError: If it cannot be decoded, is of another size, has colors where grey is wanted, or is
+            transparent somewhere.
+    """
+    with _upright(file) as picture:
+        if (picture.height, picture.width) != size:
+            raise UnreadablePictureError(f"{picture.height}x{picture.width} pixels")
+        pixels = np.ascontiguousarray(np.array(picture.convert("RGBA")).transpose(2, 0, 1))
+    if (pixels[3] < 255).any():
+        raise UnreadablePictureError("transparent in some places")
+    if channels == 1 and not (pixels[:1] == pixels[1:3]).all():
+        raise UnreadablePictureError("in color")
+    return pixels[:channels]
+
+
+@contextlib.contextmanager
+def _upright(file: Path) -> Iterator[Image.Image]:
+    """Open a picture and turn it upright; whatever goes wrong while the block runs means that it is unreadable."""
     try:  # of a stream, since Pillow maps some TIFF files that it opens by name, and then turns them wrongly
         with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as picture:
             _check_size(picture)
-            upright = ImageOps.exif_transpose(_in_8_bits(picture))
-            opaque = _on_background(upright, background).convert("L" if channels == 1 else "RGB")
+            yield ImageOps.exif_transpose(_in_8_bits(picture))
     except Exception as error:  # Pillow's parsers raise anything at all on damaged files
         raise _unreadable(error) from None
-    pixels = np.array(fit(opaque, size))
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

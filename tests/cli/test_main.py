@@ -26,7 +26,9 @@ def command_raises(monkeypatch):
     return replace
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plugins", "--help"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["plugins", "--help"], ["train", "--help"], ["edit", "vary", "--help"]]
+)
 def test_help_imports_no_torch(arguments):
     code = (
         "import sys; from diffkit.cli.main import run\n"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from diffkit.data import decode as module
-from diffkit.data.decode import UnreadablePictureError, check_picture, decode, fit
+from diffkit.data.decode import UnreadablePictureError, check_picture, decode, decode_as_is, fit
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -303,3 +303,36 @@ def test_the_limit_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LARGEST", 99)
     with pytest.raises(UnreadablePictureError, match="10×10 pixels, more than 99"):
         check_picture(tmp_path / "a.png")
+
+
+def test_as_is_no_pixel_is_changed(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "color.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+    assert (decode_as_is(tmp_path / "color.png", (4, 6), 3) == pixels.transpose(2, 0, 1)).all()
+    assert (decode_as_is(tmp_path / "grey.png", (4, 6), 1) == pixels[..., 0]).all()
+    assert (decode_as_is(tmp_path / "grey.png", (4, 6), 3) == pixels[..., 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "channels", "reason"),
+    [
+        ("L", (6, 4), 1, "4x6 pixels"),
+        ("RGB", (4, 6), 1, "in color"),
+        ("LA", (4, 6), 1, "transparent in some places"),
+        ("RGBA", (4, 6), 3, "transparent in some places"),
+    ],
+)
+def test_as_is_what_would_have_to_be_changed_is_refused(tmp_path, mode, size, channels, reason):
+    color = {"L": 9, "RGB": (9, 8, 9), "LA": (9, 254), "RGBA": (9, 9, 9, 0)}[mode]
+    Image.new(mode, (6, 4), color).save(tmp_path / "picture.png")
+    with pytest.raises(UnreadablePictureError, match=reason):
+        decode_as_is(tmp_path / "picture.png", size, channels)
+
+
+def test_as_is_upright(tmp_path):
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    picture = Image.fromarray(pixels)
+    picture.getexif()[0x0112] = 6  # to be turned by a quarter
+    picture.save(tmp_path / "turned.png", exif=picture.getexif())
+    assert (decode_as_is(tmp_path / "turned.png", (6, 4), 1)[0] == np.rot90(pixels, -1)).all()
