@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.data.base import DataInfo
-from diffkit.data.pixels import to_uint8
+from diffkit.data.pixels import to_uint8, to_unit
 from diffkit.diffusion.denoise import Denoise, Denoised
 from diffkit.diffusion.denoiser import make_denoise
 from diffkit.diffusion.generate import generate
@@ -157,6 +157,48 @@ class Pipeline:
             raise UserError(f"size = {height}x{width}: {reason}")
         return self.data.channels, height, width
 
+    def condition_shape(self, size: tuple[int, int] | None = None, *, given: bool) -> tuple[int, int, int]:
+        """Return the shape ``(C', h, w)`` of images that the model makes images from; C' is 0 if it takes none.
+
+        Args:
+            size: Height and width of the images to be made; by default those of the data.
+            given: Whether there are images to make them from.
+
+        Raises:
+            UserError: If there are none and the model needs some, or the other way round, or the size doesn't fit.
+        """
+        shape, kind = self.shape(size), self.recipe.objective.condition
+        if reason := kind.refuses(*shape):
+            raise UserError(f"size = {shape[1]}x{shape[2]}: {reason}")
+        wanted = kind.shape(*shape)
+        if given and wanted[0] == 0:
+            raise UserError(f"condition: the model of '{self.recipe.name}' makes images from noise alone: leave it out")
+        if wanted[0] and not given:
+            raise UserError(
+                f"condition: the model of '{self.recipe.name}' makes images from others ({kind.kind}), of "
+                f"{_sizes(wanted)} (channels x height x width), and none were given"
+            )
+        return wanted
+
+    def check_condition(self, condition: Tensor | None, size: tuple[int, int] | None = None) -> None:
+        """Check images that the model is to make images from.
+
+        Args:
+            condition: The images, uint8 ``[M, C', h, w]``; None without any.
+            size: Height and width of the images to be made; by default those of the data.
+
+        Raises:
+            UserError: If they are not what the model takes.
+        """
+        wanted = self.condition_shape(size, given=condition is not None)
+        if condition is None:
+            return
+        if condition.shape[1:] != wanted or len(condition) == 0 or condition.dtype != torch.uint8:
+            raise UserError(
+                f"condition: {_sizes(condition.shape)} in {str(condition.dtype).removeprefix('torch.')} was given, and "
+                f"the model takes Nx{_sizes(wanted)} (number x channels x height x width) in uint8"
+            )
+
     def sample(
         self,
         count: int,
@@ -164,6 +206,7 @@ class Pipeline:
         seed: int = 0,
         label: str | int | None = None,
         size: tuple[int, int] | None = None,
+        condition: Tensor | None = None,
         **settings: Any,
     ) -> Tensor:
         """Sample images: uint8 ``[count, C, H, W]``.
@@ -173,10 +216,13 @@ class Pipeline:
             seed: Image i depends on it and on i only.
             label: Class of all images, by name or number; by default the classes in turn.
             size: Height and width, where they should not be those of the data.
+            condition: Images that a model with an `objective.condition` makes images from, in turn: uint8
+                ``[M, C', h, w]``, small ones for super-resolution and grey ones for colorization.
             **settings: Settings of the recipe's `[sample]` table to change, such as ``sampler="ddim", steps=50``.
         """
         chosen = Sample.model_validate({**self.recipe.sample.model_dump(), **settings})
-        return torch.cat([batch.images for batch in self.batches(count, chosen, seed=seed, label=label, size=size)])
+        batches = self.batches(count, chosen, seed=seed, label=label, size=size, condition=condition)
+        return torch.cat([batch.images for batch in batches])
 
     def batches(
         self,
@@ -186,6 +232,7 @@ class Pipeline:
         seed: int = 0,
         label: str | int | None = None,
         size: tuple[int, int] | None = None,
+        condition: Tensor | None = None,
         on_call: Callable[[int], None] | None = None,
     ) -> Iterator[Batch]:
         """Sample images batch by batch.
@@ -196,6 +243,7 @@ class Pipeline:
             seed: Image i depends on it and on i only.
             label: Class of all images, by name or number; by default the classes in turn.
             size: Height and width, where they should not be those of the data.
+            condition: Images that the model makes images from, in turn, as for `sample`.
             on_call: Told the number of images in the batch after each call of the network.
 
         Yields:
@@ -204,19 +252,32 @@ class Pipeline:
         settings = settings or self.recipe.sample
         self.check(settings)
         shape = self.shape(size)
+        self.check_condition(condition, size)
         levels = settings.spacing.levels(self.recipe.process, settings.steps)
         for start in range(0, count, settings.batch_size):
             numbers = range(start, min(count, start + settings.batch_size))
             labels = self.labels_of(label, numbers, settings.guidance)
-            denoise = self.denoise(settings, labels, on_call)
+            denoise = self.denoise(settings, labels, on_call, condition=self._seen(condition, numbers, shape))
             noise = ImageNoise(seed, numbers, shape, self.device)
             with torch.inference_mode():
                 x0 = generate(denoise, settings.sampler, levels, noise)
                 images = to_uint8(x0).cpu()
             yield Batch(numbers, images, labels)
 
+    def _seen(self, condition: Tensor | None, numbers: range, shape: tuple[int, int, int]) -> Tensor | None:
+        """Return what the network sees of the images' conditions, ``[n, C', H, W]``."""
+        if condition is None:
+            return None
+        chosen = to_unit(condition[torch.tensor(numbers) % len(condition)].to(self.device))
+        return self.recipe.objective.condition.spread(chosen, *shape[1:])
+
     def denoise(
-        self, settings: Sample, labels: Tensor | None = None, on_call: Callable[[int], None] | None = None
+        self,
+        settings: Sample,
+        labels: Tensor | None = None,
+        on_call: Callable[[int], None] | None = None,
+        *,
+        condition: Tensor | None = None,
     ) -> Denoise:
         """Return the model as samplers see it, for one walk of one batch.
 
@@ -224,7 +285,12 @@ class Pipeline:
             settings: Its guidance and its rule for x0 count.
             labels: Labels ``[N]`` of the images, as `labels_of` gives them; None without classes.
             on_call: Told the number of images in the batch after each call.
+            condition: What the network sees of the images that it makes these from, as `Condition.make` returns it.
+
+        Raises:
+            UserError: If the model needs a condition, and there is none.
         """
+        self.condition_shape(given=condition is not None)
         classes = None if labels is None else labels.to(self.device)
         denoise = make_denoise(
             self.network,
@@ -237,6 +303,7 @@ class Pipeline:
             guide=self._guide(settings.guidance),
             classifier=self._classifier(settings.guidance),
             classes=classes,
+            condition=condition,
         )
         return _told(denoise, on_call)
 
@@ -252,7 +319,13 @@ class Pipeline:
         if file not in self._guides:
             guide = Pipeline.load(file, device=self.device)
             mine, its = (
-                (p.recipe.process, p.recipe.objective.prediction, p.data, p.recipe.model.class_conditional)
+                (
+                    p.recipe.process,
+                    p.recipe.objective.prediction,
+                    p.recipe.objective.condition,
+                    p.data,
+                    p.recipe.model.class_conditional,
+                )
                 for p in (self, guide)
             )
             if mine != its or ports_of(self.recipe, self.data) != ports_of(guide.recipe, guide.data):
@@ -285,6 +358,10 @@ class Pipeline:
                 )
             self._classifiers[file] = trained.network
         return self._classifiers[file]
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _other(name: str, its: dict[str, Any], mine: dict[str, Any]) -> list[str]:

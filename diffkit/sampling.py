@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from diffkit.data.decode import UnreadablePictureError, decode_as_is
 from diffkit.diffusion.process import half_log_snr
 from diffkit.errors import RecipeError, UserError
 from diffkit.images import grid, save_png
@@ -61,6 +62,7 @@ def sample_to_folder(
     seed: int = 0,
     label: str | int | None = None,
     size: tuple[int, int] | None = None,
+    condition: Sequence[Path] = (),
     format: Literal["png", "npz"] = "png",
 ) -> list[Path]:
     """Sample images into a new folder, with a progress bar.
@@ -73,6 +75,7 @@ def sample_to_folder(
         seed: Image i depends on it and on i only.
         label: Class of all images; by default the classes in turn.
         size: Height and width, where they should not be those of the data.
+        condition: Pictures that a model with an `objective.condition` makes images from, in turn.
         format: ``png``: one file an image; ``npz``: one file with ``images [N, H, W, C]`` and ``labels [N]``.
 
     Returns:
@@ -84,15 +87,42 @@ def sample_to_folder(
     pipeline.check(settings)
     labels = pipeline.labels_of(label, range(0), settings.guidance)
     shape = pipeline.shape(size)
+    given = read_condition(pipeline, condition, size)
     folder = new_folder(source, out, "sample")
-    batches = _with_progress(pipeline, settings, seed, label, size)
+    batches = _with_progress(pipeline, settings, seed=seed, label=label, size=size, condition=given)
     files, kept = _write_png(batches, folder, settings.count) if format == "png" else _write_npz(batches, folder)
     classes = len(pipeline.data.classes)
     by_class = labels is not None and label is None and classes <= 20
     picture = folder / "grid.png"
     save_png(grid(kept, columns=classes if by_class else None), picture, smallest_side=600)
-    write_about(folder / "sample.json", source, settings, seed=seed, label=label, size=shape[1:])
+    about = {"condition": [str(file) for file in condition]} if condition else {}
+    write_about(folder / "sample.json", source, settings, seed=seed, label=label, size=shape[1:], **about)
     return [*files, picture]
+
+
+def read_condition(
+    pipeline: Pipeline, files: Sequence[Path], size: tuple[int, int] | None = None
+) -> torch.Tensor | None:
+    """Read pictures that a model makes images from: uint8 ``[M, C', h, w]``; None without any.
+
+    Args:
+        pipeline: The model.
+        files: The pictures, each exactly of the size that the model takes, and grey where it takes grey ones.
+        size: Height and width of the images to be made; by default those of the data.
+
+    Raises:
+        UserError: If one cannot be read or is not what the model takes.
+    """
+    channels, height, width = pipeline.condition_shape(size, given=bool(files))
+    pictures = []
+    for file in files:
+        try:
+            pictures.append(torch.from_numpy(decode_as_is(file, (height, width), channels)))
+        except UnreadablePictureError as error:
+            color = "grey" if channels == 1 else "in color"
+            wanted = f"the model takes pictures of {height}x{width} (height x width), {color}"
+            raise UserError(f"condition: {file}: {error}, and {wanted}") from None
+    return torch.stack(pictures) if pictures else None
 
 
 def describe_walk(pipeline: Pipeline, settings: Sample) -> str:
@@ -144,12 +174,10 @@ def _write_npz(batches: Iterator[Batch], folder: Path) -> tuple[list[Path], torc
     return [file], images[:IN_GRID]
 
 
-def _with_progress(
-    pipeline: Pipeline, settings: Sample, seed: int, label: str | int | None, size: tuple[int, int] | None
-) -> Iterator[Batch]:
+def _with_progress(pipeline: Pipeline, settings: Sample, **what: Any) -> Iterator[Batch]:
     levels = settings.spacing.levels(pipeline.recipe.process, settings.steps)
     with calls_progress("sampling", settings.count * settings.sampler.calls(levels)) as advance:
-        yield from pipeline.batches(settings.count, settings, seed=seed, label=label, size=size, on_call=advance)
+        yield from pipeline.batches(settings.count, settings, on_call=advance, **what)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,10 @@ def command(
     label: Annotated[str | None, typer.Option(help="Class of all images; the classes in turn by default.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Weight of classifier-free guidance.")] = None,
     size: Size = None,
+    condition: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="IMAGE", help="Picture that the model makes images from; repeat it for several, in turn."),
+    ] = None,
     weights: Annotated[Literal["ema", "raw"], typer.Option(help="Averaged or last weights.")] = "ema",
     out: Annotated[Path | None, typer.Option(help="New folder; RUN/samples/sample-N by default.")] = None,
     format: Annotated[Format, typer.Option(help="Numbered PNG files, or one npz file.")] = "png",
@@ -61,6 +65,14 @@ def command(
         print(describe_walk(pipeline, settings))
         return
     for file in sample_to_folder(
-        pipeline, settings, source, out=out, seed=seed, label=label, size=sides, format=format
+        pipeline,
+        settings,
+        source,
+        out=out,
+        seed=seed,
+        label=label,
+        size=sides,
+        condition=condition or (),
+        format=format,
     ):
         print(file)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffkit.data.base import DataInfo, Images
 from diffkit.data.batches import Batches
-from diffkit.data.pixels import to_unit
+from diffkit.data.pixels import to_uint8, to_unit
 from diffkit.diffusion.objective import Noise
 from diffkit.errors import CheckpointError, Diverged
 from diffkit.optim.average import EmaWeights
@@ -45,6 +45,7 @@ class TrainingRun:
         self.recipe, self.folder, self.data, self.device = recipe, folder, data, device
         self.step = 0
         self.model = build_network(recipe, data, device)
+        self._images = images
         self.batches = Batches(images, settings.batch_size, recipe.seed, recipe.data.flip)
         self.optimizer = settings.optimizer.build(self.model.parameters())
         self.ema = EmaWeights(self.model, settings.ema)
@@ -161,18 +162,30 @@ class TrainingRun:
         self._clock, self._clock_step = time.perf_counter(), self.step
 
     def sample(self, count: int, seed: int = 0, **settings: object) -> Tensor:
-        """Sample images from the averaged weights: uint8 ``[count, C, H, W]``."""
+        """Sample images from the averaged weights: uint8 ``[count, C, H, W]``.
+
+        A model that makes images from others is shown what is left of the first images of the data set.
+        """
         began = time.perf_counter()
         network = copy.deepcopy(self.model)
         network.load_state_dict(self.ema.state_dict())
         pipeline = Pipeline(self.recipe, self.data, network, self.device)
         chosen = Sample.model_validate({**self.recipe.sample.model_dump(), **settings})
-        batches = pipeline.batches(count, chosen, seed=seed, on_call=self.on_network_call)
+        batches = pipeline.batches(
+            count, chosen, seed=seed, condition=self._condition(count), on_call=self.on_network_call
+        )
         images = torch.cat([batch.images for batch in batches])
         if self.on_images is not None:
             self.on_images(images)
         self._clock += time.perf_counter() - began  # sampling is no training time
         return images
+
+    def _condition(self, count: int) -> Tensor | None:
+        kind = self.recipe.objective.condition
+        if not kind.channels(self.data.channels):
+            return None
+        pixels = self._images.pixels(torch.arange(min(count, len(self._images))))
+        return to_uint8(kind.reduce(to_unit(pixels)))
 
     def save(self) -> Path:
         """Write a checkpoint of this step, and delete old ones as the recipe says.

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from diffkit.data.base import DataInfo
+from diffkit.diffusion.objective import Objective
 from diffkit.nn.base import Model, Ports
 from diffkit.nn.unet import LevelOverrides
 from diffkit.spec import families, register, unregister
 
 PAGE = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
-TABLES = [tomllib.loads(code)["model"] for code in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)]
+BLOCKS = [tomllib.loads(code) for code in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)]
+TABLES = [block["model"] for block in BLOCKS if "model" in block]
 
 
 @pytest.fixture
@@ -61,3 +63,10 @@ def test_the_page_names_every_kind():
 def test_the_page_names_every_setting_of_a_level():
     (said,) = re.findall(r"Each may set (.*?);", PAGE, re.DOTALL)
     assert re.findall(r"`(\w+)`", said) == list(LevelOverrides.model_fields)
+
+
+def test_the_documented_conditions():
+    tables = [block["objective"] for block in BLOCKS if "objective" in block]
+    kinds = [Objective.model_validate(table).condition.kind for table in tables]
+    assert kinds == ["low_resolution"]
+    assert all(f"`{kind}`" in PAGE or f'"{kind}"' in PAGE for kind in families()["condition"].kinds if kind != "none")

@@ -39,10 +39,10 @@ def any_network(draw) -> tuple[PatchModel, DataInfo, int, Ports]:
         {
             "kind": draw(st.sampled_from(KINDS)),
             "patch": patch,
-            "width": 4 * heads * draw(st.integers(1, 3)),
+            "width": 8 * heads * draw(st.integers(1, 2)),
             "heads": heads,
             "depth": draw(st.sampled_from([1, 3])),
-            "mlp_ratio": draw(st.sampled_from([0.5, 1, 4])),
+            "mlp_ratio": draw(st.sampled_from([1, 2.55, 4])),
             "embedding": draw(st.sampled_from(sorted(TimeEmbedding.kinds))),
             "activation": draw(st.sampled_from(sorted(Activation.kinds))),
             "class_conditional": draw(st.booleans()),
@@ -58,7 +58,9 @@ def any_network(draw) -> tuple[PatchModel, DataInfo, int, Ports]:
 def test_any_network_keeps_sides_and_trains_every_weight(choice):
     spec, data, size, ports = choice
     torch.manual_seed(0)
-    network = randomize(spec.build(data, ports))
+    network = spec.build(data, ports)
+    for parameter in network.parameters():  # large, so that no ReLU is zero for all images
+        nn.init.normal_(parameter, std=0.5)
     x = torch.randn(16, ports.in_channels, data.height, data.width)
     label = torch.arange(16) % 3 if spec.class_conditional else None
     vector = torch.randn(16, size) if size else None
