@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from diffkit.errors import UserError, did_you_mean
 from diffkit.interop.base import Exporter, Imported, Importer, Source
+from diffkit.interop.edm import Edm
 from diffkit.interop.guided_diffusion import GuidedDiffusion, ImprovedDiffusion
 
 Format = TypeVar("Format", Importer, Exporter)
@@ -15,7 +16,7 @@ Format = TypeVar("Format", Importer, Exporter)
 
 def importers() -> list[Importer]:
     """Return what reads models, in the order in which they are asked whether they know a source."""
-    return [ImprovedDiffusion(), GuidedDiffusion()]
+    return [ImprovedDiffusion(), GuidedDiffusion(), Edm()]
 
 
 def exporters() -> list[Exporter]:

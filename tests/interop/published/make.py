@@ -7,6 +7,11 @@ their names and shapes alone. Made by
     git clone https://github.com/openai/guided-diffusion       # 22e0df8
     git clone https://github.com/NVlabs/edm                    # 008a4e5
     python tests/interop/published/make.py improved-diffusion guided-diffusion edm
+
+and, for each of the versions 1.6.4 and 1.8.0 of denoising-diffusion-pytorch (other tests compare to its newest one),
+
+    pip download --no-deps denoising-diffusion-pytorch==1.6.4 && unzip denoising_diffusion_pytorch-1.6.4*.whl -d 1.6.4
+    python tests/interop/published/make.py 1.6.4
 """
 
 from __future__ import annotations
@@ -156,6 +161,8 @@ EDM = {
         "attn_resolutions": [16],
     },
 }
+LUCIDRAINS: dict[str, dict[str, Any]] = {"1.6.4": {}, "1.8.0": {"full_attn": (False, True)}}
+BUFFERS = ("betas", "alphas_cumprod", "loss_weight")
 SIDE = 16
 """Side of the images that a network is shown whatever its own size, to keep the files small."""
 
@@ -239,11 +246,35 @@ def edm(cases: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, dict[str,
         yield name, outputs, {"flags": dict(settings), "shapes": shapes_of(network)}
 
 
+def lucidrains(version: str) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]:
+    """Make one case of an old version. What it imports of torchvision and pytorch_fid is for its trainer."""
+    from unittest.mock import MagicMock
+
+    for name in ("torchvision", "torchvision.transforms", "torchvision.utils"):
+        sys.modules[name] = MagicMock(__spec__=None)
+    for name in ("pytorch_fid", "pytorch_fid.inception", "pytorch_fid.fid_score", "accelerate", "ema_pytorch"):
+        sys.modules[name] = MagicMock(__spec__=None)
+    from denoising_diffusion_pytorch import denoising_diffusion_pytorch as module
+
+    unet = module.Unet(8, dim_mults=(1, 2), channels=2, resnet_block_groups=4, **LUCIDRAINS[version])
+    diffusion = module.GaussianDiffusion(
+        unet, image_size=SIDE, timesteps=30, objective="pred_v", beta_schedule="sigmoid"
+    )
+    unet.load_state_dict(fill(shapes_of(unet)))
+    unet.eval()
+    x = normal("x", (2, 2, SIDE, SIDE))
+    with torch.no_grad():
+        outputs = {"output": unet(x, torch.tensor([1, 20]))}
+    outputs |= {name: getattr(diffusion, name) for name in BUFFERS}
+    yield version, outputs, {"flags": {}, "shapes": shapes_of(unet)}
+
+
 def write(file: str, cases: Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]) -> None:
-    """Store every eighth number of each tensor, in float32."""
+    """Store some of the numbers of each tensor, in float32."""
     tensors, metadata = {}, {}
     for name, outputs, rest in cases:
-        tensors.update({f"{name}/{key}": thinned(value) for key, value in outputs.items()})
+        for key, value in outputs.items():
+            tensors[f"{name}/{key}"] = value if key in BUFFERS else thinned(value)
         metadata[name] = json.dumps(rest, separators=(",", ":"))
     safetensors.torch.save_file(tensors, HERE / file, metadata)
     (HERE / file).chmod(0o644)
@@ -266,6 +297,9 @@ def read(file: str) -> dict[str, dict[str, Any]]:
 
 if __name__ == "__main__":
     sys.path[:0] = sys.argv[1:]
+    if sys.argv[1:2] in (["1.6.4"], ["1.8.0"]):
+        write(f"lucidrains_{sys.argv[1]}.safetensors", lucidrains(sys.argv[1]))
+        sys.exit()
     write("improved_diffusion.safetensors", guided("improved_diffusion", IMPROVED))
     write("guided_diffusion.safetensors", guided("guided_diffusion", GUIDED))
     write("edm_song.safetensors", edm({name: case for name, case in EDM.items() if case["model_type"] == "SongUNet"}))
