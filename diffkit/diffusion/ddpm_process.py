@@ -18,7 +18,7 @@ class DdpmProcess(DiscreteProcess):
 
     ``q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I)``, ``alpha_bar_t = Π_{i<=t} (1 - beta_i)``
     (Ho et al. 2020, eq. 4). Times count from 0, the paper's t = 1. Between two times, the log of the signal-to-noise
-    ratio is linear.
+    ratio is linear, unless `between` says otherwise.
     """
 
     kind: Literal["ddpm"] = "ddpm"
@@ -27,6 +27,9 @@ class DdpmProcess(DiscreteProcess):
     zero_terminal_snr: bool = False
     """Rescale sqrt(alpha_bar) so that the last time has no signal at all and the first one keeps its own
     (Lin et al. 2023, algorithm 1). Needs another prediction than `noise`."""
+    between: Literal["log_snr", "ratio"] = "log_snr"
+    """What is linear between two times, for samplers that visit such: the log of the signal-to-noise ratio, or the
+    ratio of noise to signal (as in k-diffusion's discrete models)."""
 
     @property
     def betas(self) -> Tensor:
@@ -63,19 +66,26 @@ class DdpmProcess(DiscreteProcess):
         if _is_whole(time):
             return table[time]
         low, high = time.floor().long(), time.ceil().long()
+        start, stop = self._place(table[low]), self._place(table[high])
+        place = start + (time.double() - low) * (stop - start)
+        between = -place if self.between == "log_snr" else -2 * torch.log(place)
         # at a whole time, 0 times a last log-SNR of -inf would be NaN
-        return torch.where(low == high, table[low], table[low] + (time.double() - low) * (table[high] - table[low]))
+        return torch.where(low == high, table[low], between)
 
     def time_of(self, log_snr: Tensor) -> Tensor:
         """Return the times of log-SNRs ``[N]``, from 0 to T - 1: float64 ``[N]``."""
-        table = -_tables(self, log_snr.device).log_snr
+        table = self._place(_tables(self, log_snr.device).log_snr)
         if self.steps == 1:
             return torch.zeros_like(log_snr)
-        wanted = torch.minimum(torch.maximum(-log_snr, table[0]), table[-1])
+        wanted = torch.minimum(torch.maximum(self._place(log_snr), table[0]), table[-1])
         high = torch.searchsorted(table, wanted).clamp(min=1)
         below, above = table[high - 1], table[high]
         # the last may be infinite, and inf / inf would be NaN
         return high - 1 + torch.where(wanted == above, 1.0, (wanted - below) / (above - below))
+
+    def _place(self, log_snr: Tensor) -> Tensor:
+        """Return what is linear between two times, and grows with the noise."""
+        return -log_snr if self.between == "log_snr" else torch.exp(-log_snr / 2)
 
     def _between(self, table: Tensor, time: Tensor, sign: int) -> Tensor:
         """Return alpha (sign 1) or sigma (sign -1) at real times, and the table's own value at whole ones."""

@@ -35,7 +35,7 @@ def make_denoise(
     """Return the `denoise` function of a network, for one walk of one batch.
 
     It calls the network once (guidance may call more), in the type of its weights, and goes on in float32 at least.
-    Where the rule changed x0, eps changes with it so that x = alpha x0 + sigma eps still holds.
+    Where the rule changed x0, eps changes with it so that x = alpha x0 + sigma eps still holds, unless it keeps eps.
 
     Args:
         network: The network.
@@ -72,7 +72,7 @@ def make_denoise(
         for predictor in asked:
             predictor.estimate = x0
         # exactly eps where the rule changed nothing
-        eps = eps + level.alpha / level.sigma * (estimate - x0)
+        eps = x0_rule.noise(eps, level.alpha / level.sigma * (estimate - x0))
 
         def variance(t: Level, s: Level) -> float | Tensor:
             return objective.variance.of(t, s, process, output.variance)

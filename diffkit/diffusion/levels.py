@@ -8,19 +8,32 @@ from collections.abc import Callable, Iterable, Sequence
 from diffkit.diffusion.process import Level, half_log_snr
 
 
+def full_scale(level: Level) -> float:
+    """Return ``sqrt(alpha² + sigma²)``, the standard deviation of x_t for data of variance 1.
+
+    It is 1 for every variance-preserving process, at whatever level the walk starts (Ho et al. 2020, algorithm 2), and
+    nearly sigma for one whose noise outgrows the images (alpha = 1, sigma >> 1).
+    """
+    return math.hypot(level.alpha, level.sigma)
+
+
 class Levels(list[Level]):
-    """The levels to visit, strictly falling, the last of them the clean end.
+    """The levels to visit, strictly falling, the last of them the clean end, or one of little noise.
 
     A list like any other. Besides, it finds levels to evaluate the network at that are not in it.
 
     Args:
         levels: The levels to visit.
         nearest: Returns the level of the process whose lambda = log(alpha / sigma) is nearest to a given one.
+        start_scale: The standard deviation of what a walk starts with; by default `full_scale` of the first level.
     """
 
-    def __init__(self, levels: Iterable[Level], nearest: Callable[[float], Level]) -> None:
+    def __init__(
+        self, levels: Iterable[Level], nearest: Callable[[float], Level], start_scale: float | None = None
+    ) -> None:
         super().__init__(levels)
         self.nearest = nearest
+        self.start_scale = full_scale(self[0]) if start_scale is None else start_scale
 
     @classmethod
     def of(cls, levels: Sequence[Level]) -> Levels:

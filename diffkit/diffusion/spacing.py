@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
 from diffkit.diffusion.levels import Levels
-from diffkit.diffusion.process import CLEAN, DiscreteProcess, Process
+from diffkit.diffusion.process import CLEAN, ContinuousProcess, DiscreteProcess, Process
 from diffkit.spec import Component
 
 
@@ -16,6 +17,13 @@ class Spacing(Component):
     """Which times of its process a sampler of n steps visits."""
 
     family = "spacing"
+
+    start: Literal["full", "noise"] = "full"
+    """What the walk starts with: noise of the variance alpha² + sigma² of its first level, as if the image were noise
+    too, or of sigma² alone."""
+    end: Literal["clean", "least"] = "clean"
+    """Where the walk ends: at the image itself, or at the process's least noise, which stays in the image (as where
+    other libraries set the last sigma to the smallest, or the last alpha not to one)."""
 
     @abstractmethod
     def visited(self, process: Process, count: int) -> Sequence[float]:
@@ -30,10 +38,12 @@ class Spacing(Component):
         """Return why so many steps cannot be taken on a process, and what to do, or None if they can."""
         if isinstance(process, DiscreteProcess) and count > process.steps:
             return f"the process has {process.steps} times, so at most {process.steps} steps can be taken"
+        if self.end == "least" and self.visited(process, count)[-1] <= _least_time(process):
+            return 'the last step starts at the least noise already, so it cannot end there: set end = "clean"'
         return None
 
     def levels(self, process: Process, count: int) -> Levels:
-        """Return the `count` levels to denoise at, and after them the clean end: `count` + 1 in all.
+        """Return the `count` levels to denoise at, and after them the end: `count` + 1 in all.
 
         Raises:
             ValueError: If so many steps cannot be taken on this process.
@@ -42,7 +52,15 @@ class Spacing(Component):
             raise ValueError(f"at least 1 step must be taken, not {count}")
         if reason := self.refuses(process, count):
             raise ValueError(reason)
-        return Levels([*(process.level(time) for time in self.visited(process, count)), CLEAN], process.nearest)
+        visited = [process.level(time) for time in self.visited(process, count)]
+        end = CLEAN if self.end == "clean" else process.level(_least_time(process))
+        scale = visited[0].sigma if self.start == "noise" else None
+        return Levels([*visited, end], process.nearest, scale)
+
+
+def _least_time(process: Process) -> float:
+    """Return the time of the least noise that samplers visit."""
+    return part_times(process, [process.least_part])[0] if isinstance(process, ContinuousProcess) else 0.0
 
 
 def distinct(wanted: Sequence[float], total: int) -> list[int]:

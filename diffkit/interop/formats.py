@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from diffkit.errors import UserError, did_you_mean
 from diffkit.interop.base import Exporter, Imported, Importer, Source
+from diffkit.interop.diffusers.read import DiffusersImporter
+from diffkit.interop.diffusers.write import DiffusersExporter
 from diffkit.interop.edm import Edm
 from diffkit.interop.guided_diffusion import GuidedDiffusion, ImprovedDiffusion
 
@@ -16,12 +18,12 @@ Format = TypeVar("Format", Importer, Exporter)
 
 def importers() -> list[Importer]:
     """Return what reads models, in the order in which they are asked whether they know a source."""
-    return [ImprovedDiffusion(), GuidedDiffusion(), Edm()]
+    return [DiffusersImporter(), ImprovedDiffusion(), GuidedDiffusion(), Edm()]
 
 
 def exporters() -> list[Exporter]:
     """Return what writes models."""
-    return []
+    return [DiffusersExporter()]
 
 
 def read_foreign(source: Source, format: str | None = None) -> Imported:

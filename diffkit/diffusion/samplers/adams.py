@@ -24,8 +24,9 @@ class NoiseMultistep(Sampler):
     """A multistep method for the noise, by the weights that it gives to the last estimates."""
 
     order: int = Field(4, ge=1, le=4)
-    """How many estimates of the noise are used at most. The order rises from one over the first steps, and falls
-    again over the last ones."""
+    """How many estimates of the noise are used at most. The order rises from one over the first steps."""
+    falls_at_end: bool = True
+    """Whether the order falls again over the last steps, to one."""
 
     @abstractmethod
     def mean_weights(self, past: Sequence[Level], s: Level) -> list[float]:
@@ -38,7 +39,7 @@ class NoiseMultistep(Sampler):
             estimate = denoise(x, t)
             if t.alpha > 0:  # pure noise has no finite place
                 past = [(t, estimate.eps), *past][: self.order]
-            used = past[: len(levels) - 1 - done]
+            used = past[: len(levels) - 1 - done] if self.falls_at_end else past
             if len(used) > 1:
                 w = self.mean_weights([level for level, _ in used], s)
                 eps = sum((of_level * then for of_level, (_, then) in zip(w, used, strict=True)), start=0 * x)
@@ -74,11 +75,12 @@ class Deis(NoiseMultistep):
 
     kind: Literal["deis"] = "deis"
     order: int = Field(3, ge=1, le=4)
-    """How many estimates of the noise are used at most. The order rises from one over the first steps, and falls
-    again over the last ones."""
+    """How many estimates of the noise are used at most. The order rises from one over the first steps."""
 
     def mean_weights(self, past: Sequence[Level], s: Level) -> list[float]:
         """Return the weights of eps at the past levels."""
+        if s.sigma == 0:  # infinitely far away, where only the newest estimate is worth anything
+            return [1.0, *[0.0] * (len(past) - 1)]
         at = [half_log_snr(level) for level in past]
         h = half_log_snr(s) - at[0]
         moments = exponential_moments(-h, len(at))
