@@ -66,6 +66,7 @@ class Editor:
 
     def __post_init__(self) -> None:
         self.pipeline.check(self.settings)
+        self.pipeline.condition_shape(given=False)
         if self.label is not None:
             self._labels(0)
         elif self.settings.guidance.needs_classes:

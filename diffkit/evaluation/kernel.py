@@ -72,4 +72,4 @@ def _kernel(products: Tensor, dimensions: int) -> Tensor:
 
 
 def _parts(x: Tensor) -> Iterator[Tensor]:
-    yield from x.split(ROWS)
+    yield from torch.split(x, ROWS)

@@ -51,7 +51,7 @@ class DensityCoverage(Metric):
         check_features(generated, real, least=self.neighbours + 1)
         radius = radii(real, self.neighbours)
         inside = balls_around(generated, real, radius).to(torch.float64)
-        nearest = torch.cat([distances(rows, generated).amin(dim=1) for rows in real.split(ROWS)])
+        nearest = torch.cat([distances(rows, generated).amin(dim=1) for rows in torch.split(real, ROWS)])
         error = inside.std().item() / self.neighbours / len(inside) ** 0.5
         return {"density": Score(inside.mean().item() / self.neighbours, error), "coverage": _part(nearest <= radius)}
 
@@ -63,13 +63,13 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 def radii(points: Tensor, neighbours: int) -> Tensor:
     """Return each point's distance to its k-th nearest neighbour among the others: ``[N]``."""
-    nearest = [distances(rows, points).kthvalue(neighbours + 1, dim=1).values for rows in points.split(ROWS)]
+    nearest = [distances(rows, points).kthvalue(neighbours + 1, dim=1).values for rows in torch.split(points, ROWS)]
     return torch.cat(nearest)  # the nearest of all is the point itself
 
 
 def balls_around(points: Tensor, centres: Tensor, radius: Tensor) -> Tensor:
     """Return how many of the balls around some centres each point is in: ``[N]``."""
-    return torch.cat([(distances(rows, centres) <= radius).sum(1) for rows in points.split(ROWS)])
+    return torch.cat([(distances(rows, centres) <= radius).sum(1) for rows in torch.split(points, ROWS)])
 
 
 def _part(found: Tensor) -> Score:

@@ -1,6 +1,6 @@
 """The network alone, as one file that runs without diffkit: torch.export's and ONNX's.
 
-What is around the network (the process, the prediction, the sampler) is no part of these formats: the recipe lies beside.
+What is around the network (process, prediction, sampler) is no part of these formats: the recipe lies beside.
 Batches of any size can be run; the images' sides are fixed.
 """
 

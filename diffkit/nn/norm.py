@@ -21,8 +21,8 @@ class Group(Norm):
     groups: int = Field(32, ge=1)
     """Number of groups. It must divide every number of channels that the network normalizes."""
     min_group: int | None = Field(None, ge=1)
-    """Least number of channels of a group: where there are too few channels for that, there are fewer groups (NCSN++ has
-    4). No limit by default."""
+    """Least number of channels of a group: where there are too few channels for that, there are fewer groups (NCSN++
+    has 4). No limit by default."""
     eps: float = Field(1e-6, gt=0)
     """Added to the variance."""
 

@@ -214,6 +214,7 @@ def test_tables_are_shared_by_equal_processes_and_not_kept_by_changed_copies():
         "kind": "ddpm",
         "steps": 50,
         "zero_terminal_snr": False,
+        "between": "log_snr",
         "schedule": {"kind": "linear", "start": 1e-4, "end": 0.02, "scale_to_steps": False},
     }
 
