@@ -12,13 +12,14 @@ from diffkit.interop.diffusers.read import DiffusersImporter
 from diffkit.interop.diffusers.write import DiffusersExporter
 from diffkit.interop.edm import Edm
 from diffkit.interop.guided_diffusion import GuidedDiffusion, ImprovedDiffusion
+from diffkit.interop.lucidrains import Lucidrains
 
 Format = TypeVar("Format", Importer, Exporter)
 
 
 def importers() -> list[Importer]:
     """Return what reads models, in the order in which they are asked whether they know a source."""
-    return [DiffusersImporter(), ImprovedDiffusion(), GuidedDiffusion(), Edm()]
+    return [DiffusersImporter(), ImprovedDiffusion(), GuidedDiffusion(), Edm(), Lucidrains()]
 
 
 def exporters() -> list[Exporter]:

@@ -39,3 +39,10 @@ def conv(in_channels: int, out_channels: int, kernel: int = 3, *, stride: int = 
 def linear(in_features: int, out_features: int, *, scale: float = 1.0) -> nn.Linear:
     """Make a linear layer with initial weights of `init`."""
     return init(nn.Linear(in_features, out_features), scale)
+
+
+def silence(norm: nn.Module, layer: nn.Conv2d) -> None:
+    """Make a normalization put out zeros at the start, or the layer before it if it has no weights of its own."""
+    weights = [parameter for name, parameter in norm.named_parameters() if name.endswith("weight")]
+    for weight in weights if weights else [layer.weight]:
+        nn.init.zeros_(weight)

@@ -108,6 +108,9 @@ def _diffusion() -> list[type[Component]]:
 def _nn() -> list[type[Component]]:
     from diffkit.nn import activation, attention, downsample, embedding, norm, progressive, resnet, upsample
     from diffkit.nn.dit import DiT
+    from diffkit.nn.lucidrains import LucidrainsUNet
+    from diffkit.nn.memory_attention import LinearMemoryAttention, MemoryAttention
+    from diffkit.nn.post_norm import PostNorm
     from diffkit.nn.unet import UNet
     from diffkit.nn.uvit import UViT
 
@@ -126,8 +129,11 @@ def _nn() -> list[type[Component]]:
         embedding.Table,
         resnet.Ddpm,
         resnet.ScaleShift,
+        PostNorm,
         attention.FullAttention,
         attention.EfficientAttention,
+        MemoryAttention,
+        LinearMemoryAttention,
         attention.NoAttention,
         downsample.ConvDown,
         downsample.ConvAsymmetric,
@@ -149,6 +155,7 @@ def _nn() -> list[type[Component]]:
         progressive.NoOutput,
         progressive.SkipOutput,
         UNet,
+        LucidrainsUNet,
         DiT,
         UViT,
     ]

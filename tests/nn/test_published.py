@@ -40,6 +40,7 @@ def test_uvit_has_the_papers_44_million(count):
         ("adm_imagenet64", 295_904_454 + 768),  # the label "no class" is diffkit's own
         ("edm_ddpmpp_cifar", 55_733_891),
         ("edm_ncsnpp_cifar", 56_397_827),
+        ("lucidrains_cifar", 35_711_491),
     ],
 )
 def test_as_many_parameters_as_the_published_code(name, parameters, count):
