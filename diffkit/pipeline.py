@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from diffkit.data.base import DataInfo
+from diffkit.data.base import DataInfo, Dataset, Split, of_split
 from diffkit.data.pixels import to_uint8, to_unit
 from diffkit.diffusion.denoise import Denoise, Denoised
 from diffkit.diffusion.denoiser import make_denoise
@@ -38,7 +38,7 @@ def build_network(recipe: Recipe, data: DataInfo, device: torch.device | str = "
 
 def ports_of(recipe: Recipe, data: DataInfo) -> Ports:
     """Return what a recipe's network takes and gives."""
-    return recipe.objective.ports(data.channels, vector=recipe.train.augmentation.vector_size)
+    return recipe.objective.ports(data.channels, vector=data.vector + recipe.train.augmentation.vector_size)
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,21 @@ class Pipeline:
         except RuntimeError as error:
             raise CheckpointError(f"{file}: the weights don't fit the recipe: {error}") from None
         return cls(recipe, header.data, network, device)
+
+    def dataset(self, split: Split | None = None) -> Dataset:
+        """Return a part of the data set that the model was trained on.
+
+        Args:
+            split: The part; by default the one for testing, where there is one.
+
+        Raises:
+            UserError: If there is no part for testing, or the images are no longer of the model's size and classes.
+        """
+        dataset = of_split(self.recipe.data, split)
+        info = dataset.info()
+        if info != self.data:
+            raise UserError(f"the data set is no longer what the model was trained on: {info} instead of {self.data}")
+        return dataset
 
     def labels_of(
         self, label: str | int | None, numbers: Sequence[int], guidance: Guidance | None = None
@@ -199,6 +214,30 @@ class Pipeline:
                 f"the model takes Nx{_sizes(wanted)} (number x channels x height x width) in uint8"
             )
 
+    def check_vectors(self, vectors: Tensor | None) -> None:
+        """Check the vectors that the model is to be conditioned by.
+
+        Raises:
+            UserError: If they are not what the model takes.
+        """
+        size = self.data.vector
+        if vectors is None and size:
+            raise UserError(
+                f"vectors: the model of '{self.recipe.name}' is conditioned by vectors of {size} numbers, and none "
+                "were given"
+            )
+        if vectors is None:
+            return
+        if size == 0:
+            raise UserError(f"vectors: the model of '{self.recipe.name}' is not conditioned by any: leave them out")
+        if vectors.dim() != 2 or vectors.shape[1] != size or len(vectors) == 0 or not vectors.isfinite().all():
+            raise UserError(f"vectors: should be finite numbers [M, {size}], not of the shape {list(vectors.shape)}")
+
+    def _whole_vectors(self, vectors: Tensor) -> Tensor:
+        """Return what the network sees: the images' vectors, and zeros where training told it of augmentations."""
+        whole = ports_of(self.recipe, self.data).vector
+        return nn.functional.pad(vectors.to(self.device, torch.float32), (0, whole - vectors.shape[1]))
+
     def sample(
         self,
         count: int,
@@ -207,6 +246,7 @@ class Pipeline:
         label: str | int | None = None,
         size: tuple[int, int] | None = None,
         condition: Tensor | None = None,
+        vectors: Tensor | None = None,
         **settings: Any,
     ) -> Tensor:
         """Sample images: uint8 ``[count, C, H, W]``.
@@ -218,10 +258,11 @@ class Pipeline:
             size: Height and width, where they should not be those of the data.
             condition: Images that a model with an `objective.condition` makes images from, in turn: uint8
                 ``[M, C', h, w]``, small ones for super-resolution and grey ones for colorization.
+            vectors: Vectors that a model of images with vectors is conditioned by, in turn: ``[M, V]``.
             **settings: Settings of the recipe's `[sample]` table to change, such as ``sampler="ddim", steps=50``.
         """
         chosen = Sample.model_validate({**self.recipe.sample.model_dump(), **settings})
-        batches = self.batches(count, chosen, seed=seed, label=label, size=size, condition=condition)
+        batches = self.batches(count, chosen, seed=seed, label=label, size=size, condition=condition, vectors=vectors)
         return torch.cat([batch.images for batch in batches])
 
     def batches(
@@ -233,6 +274,7 @@ class Pipeline:
         label: str | int | None = None,
         size: tuple[int, int] | None = None,
         condition: Tensor | None = None,
+        vectors: Tensor | None = None,
         on_call: Callable[[int], None] | None = None,
     ) -> Iterator[Batch]:
         """Sample images batch by batch.
@@ -244,6 +286,7 @@ class Pipeline:
             label: Class of all images, by name or number; by default the classes in turn.
             size: Height and width, where they should not be those of the data.
             condition: Images that the model makes images from, in turn, as for `sample`.
+            vectors: Vectors that condition the model, in turn, as for `sample`.
             on_call: Told the number of images in the batch after each call of the network.
 
         Yields:
@@ -253,11 +296,18 @@ class Pipeline:
         self.check(settings)
         shape = self.shape(size)
         self.check_condition(condition, size)
+        self.check_vectors(vectors)
         levels = settings.spacing.levels(self.recipe.process, settings.steps)
         for start in range(0, count, settings.batch_size):
             numbers = range(start, min(count, start + settings.batch_size))
             labels = self.labels_of(label, numbers, settings.guidance)
-            denoise = self.denoise(settings, labels, on_call, condition=self._seen(condition, numbers, shape))
+            denoise = self.denoise(
+                settings,
+                labels,
+                on_call,
+                condition=self._seen(condition, numbers, shape),
+                vectors=None if vectors is None else vectors[torch.tensor(numbers) % len(vectors)],
+            )
             noise = ImageNoise(seed, numbers, shape, self.device)
             with torch.inference_mode():
                 x0 = generate(denoise, settings.sampler, levels, noise)
@@ -278,6 +328,7 @@ class Pipeline:
         on_call: Callable[[int], None] | None = None,
         *,
         condition: Tensor | None = None,
+        vectors: Tensor | None = None,
     ) -> Denoise:
         """Return the model as samplers see it, for one walk of one batch.
 
@@ -286,11 +337,13 @@ class Pipeline:
             labels: Labels ``[N]`` of the images, as `labels_of` gives them; None without classes.
             on_call: Told the number of images in the batch after each call.
             condition: What the network sees of the images that it makes these from, as `Condition.make` returns it.
+            vectors: The vectors ``[N, V]`` of the images, of a model of images with vectors.
 
         Raises:
-            UserError: If the model needs a condition, and there is none.
+            UserError: If the model needs a condition or vectors, and there are none.
         """
         self.condition_shape(given=condition is not None)
+        self.check_vectors(vectors)
         classes = None if labels is None else labels.to(self.device)
         denoise = make_denoise(
             self.network,
@@ -304,6 +357,7 @@ class Pipeline:
             classifier=self._classifier(settings.guidance),
             classes=classes,
             condition=condition,
+            vector=None if vectors is None else self._whole_vectors(vectors),
         )
         return _told(denoise, on_call)
 

@@ -63,6 +63,7 @@ def sample_to_folder(
     label: str | int | None = None,
     size: tuple[int, int] | None = None,
     condition: Sequence[Path] = (),
+    vectors: Path | None = None,
     format: Literal["png", "npz"] = "png",
 ) -> list[Path]:
     """Sample images into a new folder, with a progress bar.
@@ -76,6 +77,7 @@ def sample_to_folder(
         label: Class of all images; by default the classes in turn.
         size: Height and width, where they should not be those of the data.
         condition: Pictures that a model with an `objective.condition` makes images from, in turn.
+        vectors: A .npy file of the vectors ``[M, V]`` that condition the model, in turn.
         format: ``png``: one file an image; ``npz``: one file with ``images [N, H, W, C]`` and ``labels [N]``.
 
     Returns:
@@ -88,14 +90,17 @@ def sample_to_folder(
     labels = pipeline.labels_of(label, range(0), settings.guidance)
     shape = pipeline.shape(size)
     given = read_condition(pipeline, condition, size)
+    told = read_vectors(pipeline, vectors)
     folder = new_folder(source, out, "sample")
-    batches = _with_progress(pipeline, settings, seed=seed, label=label, size=size, condition=given)
+    batches = _with_progress(pipeline, settings, seed=seed, label=label, size=size, condition=given, vectors=told)
     files, kept = _write_png(batches, folder, settings.count) if format == "png" else _write_npz(batches, folder)
     classes = len(pipeline.data.classes)
     by_class = labels is not None and label is None and classes <= 20
     picture = folder / "grid.png"
     save_png(grid(kept, columns=classes if by_class else None), picture, smallest_side=600)
-    about = {"condition": [str(file) for file in condition]} if condition else {}
+    about: dict[str, Any] = {"condition": [str(file) for file in condition]} if condition else {}
+    if vectors is not None:
+        about["vectors"] = str(vectors)
     write_about(folder / "sample.json", source, settings, seed=seed, label=label, size=shape[1:], **about)
     return [*files, picture]
 
@@ -123,6 +128,29 @@ def read_condition(
             wanted = f"the model takes pictures of {height}x{width} (height x width), {color}"
             raise UserError(f"condition: {file}: {error}, and {wanted}") from None
     return torch.stack(pictures) if pictures else None
+
+
+def read_vectors(pipeline: Pipeline, file: Path | None) -> torch.Tensor | None:
+    """Read vectors that condition a model: float32 ``[M, V]``; None without a file.
+
+    Args:
+        pipeline: The model.
+        file: A .npy file.
+
+    Raises:
+        UserError: If it cannot be read or is not what the model takes.
+    """
+    vectors = None
+    if file is not None:
+        try:
+            array = np.load(file, allow_pickle=False)
+            vectors = torch.from_numpy(np.asarray(array, dtype=np.float32))
+        except OSError as error:
+            raise UserError(f"vectors: {file}: cannot be read: {error.strerror or error}") from None
+        except (ValueError, TypeError, EOFError) as error:
+            raise UserError(f"vectors: {file}: not a .npy file of numbers ({error})") from None
+    pipeline.check_vectors(vectors)
+    return vectors
 
 
 def describe_walk(pipeline: Pipeline, settings: Sample) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -139,14 +140,18 @@ def thousand_classes(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def packaged(thousand_classes) -> Callable[[str], Recipe]:
-    """Opens a packaged recipe by name; one that wants a folder of pictures gets `thousand_classes`."""
+def packaged(thousand_classes, tmp_path) -> Callable[[str], Recipe]:
+    """Opens a packaged recipe by name; one that wants pictures or arrays of the user's own gets some."""
 
     def open_packaged(name: str) -> Recipe:
         file = packaged_recipes()[name]
         document = read_document(file)
         if document["data"]["kind"] == "image_folder":
             document["data"]["root"] = str(thousand_classes)
+        if document["data"]["kind"] == "arrays":
+            document["data"]["path"] = str(tmp_path / "images.npz")
+            images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+            np.savez(document["data"]["path"], images=images, vectors=np.eye(4))
         return validate(document, name, file.parent)
 
     return open_packaged

@@ -31,6 +31,9 @@ def command(
         list[Path] | None,
         typer.Option(metavar="IMAGE", help="Picture that the model makes images from; repeat it for several, in turn."),
     ] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A .npy file of vectors that condition the model, in turn.")
+    ] = None,
     weights: Annotated[Literal["ema", "raw"], typer.Option(help="Averaged or last weights.")] = "ema",
     out: Annotated[Path | None, typer.Option(help="New folder; RUN/samples/sample-N by default.")] = None,
     format: Annotated[Format, typer.Option(help="Numbered PNG files, or one npz file.")] = "png",
@@ -73,6 +76,7 @@ def command(
         label=label,
         size=sides,
         condition=condition or (),
+        vectors=vectors,
         format=format,
     ):
         print(file)

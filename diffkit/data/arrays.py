@@ -23,7 +23,7 @@ GIB = 2**30
 
 
 class Arrays(Dataset):
-    """Images from a .npy or .npz file: uint8 pixels, and integer labels if wanted. Nothing is ever unpickled."""
+    """Images from a .npy or .npz file: uint8 pixels, and labels or vectors if wanted. Nothing is ever unpickled."""
 
     kind: Literal["arrays"] = "arrays"
     path: FilePath
@@ -36,6 +36,9 @@ class Arrays(Dataset):
     """Name of the labels in the same .npz file."""
     labels_path: FilePath | None = None
     """A .npy file with the labels, integers 0..K-1, one an image."""
+    vectors_key: str | None = None
+    """Name, in the same .npz file, of a vector for each image that conditions the model: numbers [N, V], best of a mean
+    near 0 and a standard deviation near 1."""
     classes: Many[str] = ()
     """Names of the classes, in the order of their labels; their numbers by default."""
     memory_limit: float = Field(4.0, ge=0)
@@ -63,7 +66,9 @@ class Arrays(Dataset):
         shape, dtype = self._header()
         self._check(shape, dtype)
         _, height, width, channels = self._in_nhwc(shape)
-        return DataInfo(channels, height, width, self._classes(self._labels(shape[0])))
+        vectors = self._vectors(shape[0])
+        size = 0 if vectors is None else vectors.shape[1]
+        return DataInfo(channels, height, width, self._classes(self._labels(shape[0])), size)
 
     def open(self) -> Images:
         """Load the images, or map a large .npy file.
@@ -73,7 +78,7 @@ class Arrays(Dataset):
         """
         shape, dtype = self._header()
         self._check(shape, dtype)
-        labels = self._labels(shape[0])
+        labels, vectors = self._labels(shape[0]), self._vectors(shape[0])
         self._classes(labels)
         is_large = int(np.prod(shape, dtype=np.int64)) > self.memory_limit * GIB
         with _explained(self.path):
@@ -85,7 +90,7 @@ class Arrays(Dataset):
         mapped = MappedImages(array, self.layout, labels)
         if isinstance(array, np.memmap):
             return mapped
-        return InMemory(mapped.pixels(torch.arange(len(mapped))), labels)
+        return InMemory(mapped.pixels(torch.arange(len(mapped))), labels, vectors)
 
     def _header(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Return shape and type of the images without reading them."""
@@ -157,6 +162,27 @@ class Arrays(Dataset):
                 "count them from 0 without a gap, or name all classes with data.classes"
             )
         return torch.from_numpy(labels.astype(np.int64))
+
+    def _vectors(self, count: int) -> Tensor | None:
+        """Read and check the vectors."""
+        if self.vectors_key is None:
+            return None
+        if self.path.suffix != ".npz":
+            raise DataError(f"{self.path}: data.vectors_key is for .npz files: save images and vectors in one")
+        with _explained(self.path):
+            _header_in_npz(self.path, self.vectors_key, "data.vectors_key")
+            with np.load(self.path, allow_pickle=False) as file:
+                vectors = file[self.vectors_key]
+        source = f"{self.path}: '{self.vectors_key}'"
+        if vectors.dtype.kind not in "iuf" or vectors.ndim != 2 or len(vectors) != count or vectors.shape[1] == 0:
+            raise DataError(
+                f"{source}: vectors are numbers [N, V], one vector for each of the {count} images, "
+                f"not {vectors.dtype} of the shape {list(vectors.shape)}"
+            )
+        vectors = vectors.astype(np.float32)
+        if not np.isfinite(vectors).all():
+            raise DataError(f"{source}: a number is not finite in float32")
+        return torch.from_numpy(vectors)
 
     def _classes(self, labels: Tensor | None) -> tuple[str, ...]:
         if labels is None:

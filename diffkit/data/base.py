@@ -19,12 +19,14 @@ class DataInfo:
         height: Height H in pixels.
         width: Width W in pixels.
         classes: Names of the classes, in the order of their labels; empty without labels.
+        vector: Size of the vector that comes with each image and conditions the model; 0 for none.
     """
 
     channels: int
     height: int
     width: int
     classes: tuple[str, ...] = ()
+    vector: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,6 +48,10 @@ class Images(ABC):
     @abstractmethod
     def labels(self, indices: Tensor) -> Tensor | None:
         """Return labels as int64 ``[n]``, for int64 indices ``[n]``; None without labels."""
+
+    def vectors(self, indices: Tensor) -> Tensor | None:
+        """Return the images' vectors as float32 ``[n, V]``, for int64 indices ``[n]``; None without any."""
+        return None
 
 
 class Dataset(Component):

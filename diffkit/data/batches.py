@@ -73,6 +73,10 @@ class Batches:
                 self._ahead[following] = self._reader.submit(self._read, *following)
         return batch
 
+    def vectors(self, step: int, start: int, stop: int) -> Tensor | None:
+        """Return the vectors that come with the images of rows ``start .. stop`` of a batch, ``[stop - start, V]``."""
+        return self._images.vectors(self._indices(step * self._batch_size + start, stop - start))
+
     def _read(self, step: int, start: int, stop: int) -> Batch:
         indices = self._indices(step * self._batch_size + start, stop - start)
         pixels, labels = self._images.pixels(indices), self._images.labels(indices)

@@ -14,18 +14,22 @@ class InMemory(Images):
     Args:
         pixels: uint8 ``[N, C, H, W]``.
         labels: int64 ``[N]``, or None.
+        vectors: float32 ``[N, V]``, or None.
 
     Raises:
         ValueError: If the tensors are not as said.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor | None = None) -> None:
+    def __init__(self, pixels: Tensor, labels: Tensor | None = None, vectors: Tensor | None = None) -> None:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4:
             raise ValueError(f"pixels are uint8 [N, C, H, W], not {pixels.dtype} {list(pixels.shape)}")
         if labels is not None and (labels.dtype != torch.int64 or labels.shape != pixels.shape[:1]):
             raise ValueError(f"labels are int64 [{len(pixels)}], not {labels.dtype} {list(labels.shape)}")
+        if vectors is not None and (vectors.dtype != torch.float32 or vectors.shape[:1] != pixels.shape[:1]):
+            raise ValueError(f"vectors are float32 [{len(pixels)}, V], not {vectors.dtype} {list(vectors.shape)}")
         self._pixels = pixels
         self._labels = labels
+        self._vectors = vectors
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -39,6 +43,11 @@ class InMemory(Images):
         """Return labels as int64 ``[n]``, on the device where they are held; None without labels."""
         return None if self._labels is None else self._labels[indices.to(self._labels.device)]
 
+    def vectors(self, indices: Tensor) -> Tensor | None:
+        """Return vectors as float32 ``[n, V]``, on the device where they are held; None without any."""
+        return None if self._vectors is None else self._vectors[indices.to(self._vectors.device)]
+
     def to(self, device: torch.device | str) -> InMemory:
         """Return the same images held on another device."""
-        return InMemory(self._pixels.to(device), None if self._labels is None else self._labels.to(device))
+        others = (None if each is None else each.to(device) for each in (self._labels, self._vectors))
+        return InMemory(self._pixels.to(device), *others)

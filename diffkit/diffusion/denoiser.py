@@ -31,6 +31,7 @@ def make_denoise(
     classifier: ClassifierNet | None = None,
     classes: Tensor | None = None,
     condition: Tensor | None = None,
+    vector: Tensor | None = None,
 ) -> Denoise:
     """Return the `denoise` function of a network, for one walk of one batch.
 
@@ -49,9 +50,10 @@ def make_denoise(
         classifier: A classifier of images with the noise of this process, where the guidance asks for one.
         classes: The classes ``[N]`` that the classifier is to find in the images; by default the labels.
         condition: What the network makes images from, ``[N, C', H, W]``, where the objective asks for it.
+        vector: Vectors ``[N, V]`` that condition the network; zeros by default.
     """
     guidance = guidance or ClassifierFree()
-    asked = [_Predictor(each, objective, process, condition) for each in (network, guide) if each is not None]
+    asked = [_Predictor(each, objective, process, condition, vector) for each in (network, guide) if each is not None]
     model = Guided(
         predict=asked[0],
         prediction=objective.prediction,
@@ -85,8 +87,16 @@ def make_denoise(
 class _Predictor:
     """Shows a network noisy images of one level, and the last estimate of x0 if it is to see that."""
 
-    def __init__(self, network: Network, objective: Objective, process: Process, condition: Tensor | None) -> None:
-        self.network, self.objective, self.process, self.condition = network, objective, process, condition
+    def __init__(
+        self,
+        network: Network,
+        objective: Objective,
+        process: Process,
+        condition: Tensor | None,
+        vector: Tensor | None,
+    ) -> None:
+        self.network, self.objective, self.process = network, objective, process
+        self.condition, self.vector = condition, vector
         self.dtype = _dtype_of(network)
         self.estimate: Tensor | None = None
 
@@ -100,12 +110,13 @@ class _Predictor:
             labels,
             estimate=_for_each(x, self.estimate),
             condition=_for_each(x, self.condition),
+            vector=_for_each(x, self.vector),
         )
 
 
-def _for_each(x: Tensor, images: Tensor | None) -> Tensor | None:
-    """Repeat images as often as x has them: guidance may show every image twice."""
-    return None if images is None else images.repeat(len(x) // len(images), 1, 1, 1)
+def _for_each(x: Tensor, given: Tensor | None) -> Tensor | None:
+    """Repeat what is given for each image as often as x has them: guidance may show every image twice."""
+    return None if given is None else given.repeat(len(x) // len(given), *[1] * (given.dim() - 1))
 
 
 def _classify(network: ClassifierNet, process: Process) -> Classify:

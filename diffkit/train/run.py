@@ -105,7 +105,7 @@ class TrainingRun:
                 self._shown(labels, hidden[rows]),
                 times[rows],
                 Noise(noise.target[rows], noise.shown[rows]),
-                vector=vector,
+                vector=_joined(self.batches.vectors(self.step, start, start + part), vector, self.device),
                 self_condition=self_condition,
             )
             losses.append(loss.detach())
@@ -164,7 +164,7 @@ class TrainingRun:
     def sample(self, count: int, seed: int = 0, **settings: object) -> Tensor:
         """Sample images from the averaged weights: uint8 ``[count, C, H, W]``.
 
-        A model that makes images from others is shown what is left of the first images of the data set.
+        A model that makes images from others, or from vectors, is shown those of the first images of the data set.
         """
         began = time.perf_counter()
         network = copy.deepcopy(self.model)
@@ -172,7 +172,12 @@ class TrainingRun:
         pipeline = Pipeline(self.recipe, self.data, network, self.device)
         chosen = Sample.model_validate({**self.recipe.sample.model_dump(), **settings})
         batches = pipeline.batches(
-            count, chosen, seed=seed, condition=self._condition(count), on_call=self.on_network_call
+            count,
+            chosen,
+            seed=seed,
+            condition=self._condition(count),
+            vectors=self._images.vectors(torch.arange(min(count, len(self._images)))),
+            on_call=self.on_network_call,
         )
         images = torch.cat([batch.images for batch in batches])
         if self.on_images is not None:
@@ -259,3 +264,11 @@ class TrainingRun:
             parameter, _, key = place.rpartition("/")
             states.setdefault(numbers[parameter], {})[key] = tensor
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+
+
+def _joined(vectors: Tensor | None, changes: Tensor | None, device: torch.device) -> Tensor | None:
+    """Return what comes with the images and what was done to them as one vector each."""
+    if vectors is None:
+        return changes
+    vectors = vectors.to(device, non_blocking=True)
+    return vectors if changes is None else torch.cat([vectors, changes], dim=1)

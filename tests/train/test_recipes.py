@@ -49,6 +49,16 @@ def test_other_cifar_recipes_with_smaller_networks(name, smaller, tmp_path):
     assert Pipeline.load(tmp_path / "run").sample(2, **grey).shape == (2, 3, 32, 32)
 
 
+def test_vectors(tmp_path):
+    """With a file as the recipe wants one."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", images=pixels, vectors=np.eye(4))
+    smaller = ["model.channels=32", "model.blocks_per_level=1"]
+    train(Plugins().open_recipe("vectors", [*SHORT, f"data.path='{tmp_path}/x.npz'", *smaller]), tmp_path / "run")
+    images = Pipeline.load(tmp_path / "run").sample(2, vectors=torch.eye(4))
+    assert images.shape == (2, 3, 16, 16)
+
+
 def test_ddpm_cifar_trains_on_pictures_of_its_size(tmp_path):
     """CIFAR-10 itself is a download; two noisy pictures in its place show that the recipe's parts work together."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
