@@ -29,6 +29,8 @@ COMMANDS = {
     "sample": "diffkit.cli.sample",
     "edit": "diffkit.cli.edit",
     "likelihood": "diffkit.cli.likelihood",
+    "import": "diffkit.cli.import_",
+    "export": "diffkit.cli.export",
     "recipes": "diffkit.cli.recipes",
     "cp": "diffkit.cli.cp",
     "validate": "diffkit.cli.validate",

@@ -28,6 +28,13 @@ Size = Annotated[
     str | None,
     typer.Option(metavar="HxW", help="Height and width, such as 32x48 or 32; by default those of the data."),
 ]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickled-weights",
+        help="Read pickled weights (.bin, .pt, .pth) of another library, by torch.load(weights_only=True).",
+    ),
+]
 OutFile = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write to a file, not to the screen.")
 ]

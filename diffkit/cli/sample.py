@@ -7,14 +7,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from diffkit.cli.options import Device, PluginFiles, Size
+from diffkit.cli.options import AllowPickle, Device, PluginFiles, Size
 
 Format = Literal["png", "npz"]
 
 
 def command(
     run: Annotated[
-        Path | None, typer.Argument(help="Run folder, checkpoint folder or weights file; the newest run by default.")
+        Path | None,
+        typer.Argument(
+            help="Run folder, checkpoint folder, weights file or model of another library; the newest run by default."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings of the recipe's [sample] table, as key=value.")
@@ -38,6 +41,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="New folder; RUN/samples/sample-N by default.")] = None,
     format: Annotated[Format, typer.Option(help="Numbered PNG files, or one npz file.")] = "png",
     device: Device = "auto",
+    allow_pickled_weights: AllowPickle = False,
     plugin: PluginFiles = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the noise levels and the number of network calls, and stop.")
@@ -45,7 +49,7 @@ def command(
 ) -> None:
     """Sample images of a trained model: numbered files and one grid."""
     from diffkit.cli.common import load_plugins, parse_size, pick_device
-    from diffkit.pipeline import Pipeline
+    from diffkit.interop.formats import load_any
     from diffkit.sampling import describe_walk, sample_settings, sample_to_folder
     from diffkit.storage.runs import newest_run
 
@@ -54,7 +58,7 @@ def command(
         overrides, run = [str(run), *(overrides or ())], None
     source = run or newest_run()
     sides = parse_size(size)
-    pipeline = Pipeline.load(source, weights, pick_device(device))
+    pipeline = load_any(source, weights, pick_device(device), allow_pickle=allow_pickled_weights, steps=steps)
     pipeline.shape(sides)
     options: dict[str, Any] = {
         "steps": steps,

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import safetensors.torch
 import torch
@@ -41,11 +41,13 @@ class Source:
         path: The file or folder.
         allow_pickle: Whether pickled files may be read, by ``torch.load(weights_only=True)``.
         settings: What the source itself does not say, such as the flags that a network was trained with.
+        steps: The number of sampling steps that is wanted, for libraries whose spacing depends on it; None for theirs.
     """
 
     path: Path
     allow_pickle: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
 
     def unpickled(self, file: Path | None = None) -> Any:
         """Read a file of torch's format, which is pickled: tensors and plain values only.
@@ -126,9 +128,10 @@ class Imported:
             raise CheckpointError(f"the weights don't fit the network: {error}") from None
         return network
 
-    def pipeline(self, device: torch.device | str = "cpu") -> Pipeline:
-        """Return the model, ready to sample from."""
-        return Pipeline(self.validated(), self.data, self.network().to(device), device)
+    def pipeline(self, device: torch.device | str = "cpu", weights: Literal["ema", "raw"] = "ema") -> Pipeline:
+        """Return the model, ready to sample from: with the weights for that, or those of the last training step."""
+        network = self.network(self.raw if weights == "raw" else None)
+        return Pipeline(self.validated(), self.data, network.to(device), device)
 
     def write(self, folder: Path) -> list[Path]:
         """Write a folder that `diffkit sample` takes: the recipe, and weights with it in their header.

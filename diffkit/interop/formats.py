@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
+
+import torch
 
 from diffkit.errors import UserError, did_you_mean
 from diffkit.interop.base import Exporter, Imported, Importer, Source
@@ -13,6 +15,8 @@ from diffkit.interop.diffusers.write import DiffusersExporter
 from diffkit.interop.edm import Edm
 from diffkit.interop.guided_diffusion import GuidedDiffusion, ImprovedDiffusion
 from diffkit.interop.lucidrains import Lucidrains
+from diffkit.interop.network_file import Onnx, TorchExport
+from diffkit.pipeline import Pipeline
 
 Format = TypeVar("Format", Importer, Exporter)
 
@@ -24,7 +28,7 @@ def importers() -> list[Importer]:
 
 def exporters() -> list[Exporter]:
     """Return what writes models."""
-    return [DiffusersExporter()]
+    return [DiffusersExporter(), TorchExport(), Onnx()]
 
 
 def read_foreign(source: Source, format: str | None = None) -> Imported:
@@ -47,6 +51,31 @@ def read_foreign(source: Source, format: str | None = None) -> Imported:
             return importer.read(source)
     known = "; ".join(f"{importer.name}: {importer.takes}" for importer in importers())
     raise UserError(f"{source.path}: a model of no known format. Known: {known}")
+
+
+def load_any(
+    path: Path,
+    weights: Literal["ema", "raw"] = "ema",
+    device: torch.device | str = "cpu",
+    *,
+    allow_pickle: bool = False,
+    steps: int | None = None,
+) -> Pipeline:
+    """Load a run, a checkpoint, a weights file or a model of another library.
+
+    Args:
+        path: The folder or file.
+        weights: The averaged weights or those of the last step, where there are both.
+        device: Where the network goes.
+        allow_pickle: Whether pickled weights of other libraries may be read.
+        steps: The number of sampling steps that is wanted, for libraries whose spacing depends on it.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    if is_foreign(path):
+        return read_foreign(Source(path, allow_pickle, steps=steps)).pipeline(device, weights)
+    return Pipeline.load(path, weights, device)
 
 
 def is_foreign(path: Path) -> bool:

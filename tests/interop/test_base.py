@@ -7,6 +7,7 @@ import torch
 
 from diffkit.errors import CheckpointError, UserError
 from diffkit.interop.base import Imported, Source
+from diffkit.interop.formats import is_foreign
 from diffkit.pipeline import Pipeline, build_network
 
 UNSPECIFIED = {"kind": "unspecified", "channels": 1, "height": 8, "width": 8, "classes": [str(i) for i in range(10)]}
@@ -72,3 +73,11 @@ class TestPickled:
     def test_missing(self, tmp_path):
         with pytest.raises(CheckpointError, match="cannot be read"):
             Source(tmp_path / "none.pt", allow_pickle=True).unpickled()
+
+
+def test_models_of_diffkit_are_not_taken_for_others(trained, imported, tmp_path):
+    imported.write(tmp_path / "model")
+    checkpoint = sorted((trained / "checkpoints").iterdir())[-1]
+    ours = (trained, checkpoint, checkpoint / "ema.safetensors", tmp_path / "model", tmp_path / "model/ema.safetensors")
+    for path in (*ours, tmp_path / "missing"):
+        assert not is_foreign(path), path

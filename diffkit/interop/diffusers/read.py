@@ -119,7 +119,8 @@ class DiffusersImporter(Importer):
 
     def _steps(self, source: Source, pipeline: str, total: int) -> int:
         """Return the number of steps: the user's, or what the pipeline takes by default, or as many as there are."""
-        steps = source.settings.get("steps", min(total, _STEPS.get(pipeline, _OTHER_STEPS)))
+        by_default = min(total, _STEPS.get(pipeline, _OTHER_STEPS))
+        steps = source.steps or source.settings.get("steps", by_default)
         if type(steps) is not int or steps < 1:
             raise RecipeError(source.path, [Problem("steps", "should be a whole number, at least 1", steps)])
         return steps
@@ -136,7 +137,13 @@ def _recipe(
     """Put the tables together. What a pipeline doesn't say is training, of which it needs the length."""
     return {
         "name": re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._") or "imported",
-        "data": {"kind": "unspecified", **vars(data), "classes": list(data.classes)},
+        "data": {
+            "kind": "unspecified",
+            "channels": data.channels,
+            "height": data.height,
+            "width": data.width,
+            "classes": list(data.classes),
+        },
         "process": process,
         "objective": {**objective, "label_dropout": 0.0},
         "model": model,
