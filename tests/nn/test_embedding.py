@@ -134,3 +134,9 @@ def test_channels_that_do_not_fit(kind, channels, message):
     with pytest.raises(ValueError) as caught:
         kind.build(channels)
     assert str(caught.value) == message
+
+
+def test_scaled_times_have_the_features_of_times_of_1000_steps():
+    times = torch.tensor([0.0, 4.0, 3996.0])
+    scaled = Sinusoidal(time_scale=0.25).build(32)(times)
+    torch.testing.assert_close(scaled, Sinusoidal().build(32)(times / 4), rtol=0, atol=0)
