@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit.data.base import Dataset, Images
+from diffkit.data.base import Dataset, Images, Split
 from diffkit.data.pixels import to_unit
 from diffkit.data.progress import progress_bar
 from diffkit.diffusion.denoise import Denoise, Denoised
@@ -35,7 +35,6 @@ from diffkit.random import ImageNoise, derive_seed, numpy_generator
 from diffkit.recipe.tables import Recipe, Sample
 
 Method = Literal["vlb", "ode"]
-Split = Literal["train", "test"]
 
 ODE_STEPS = 100
 """Steps of the ODE, unless another number is given."""
@@ -101,27 +100,15 @@ class Likelihood:
 
 
 def open_split(pipeline: Pipeline, split: Split | None = None) -> tuple[Dataset, Images]:
-    """Open a part of the data set that a model was trained on.
-
-    Args:
-        pipeline: The model.
-        split: The part; by default the one for testing, where there is one.
+    """Open a part of the data set that a model was trained on, which `Pipeline.dataset` names.
 
     Returns:
         The data set, and its images.
 
     Raises:
-        UserError: If there is no part for testing, or the images are no longer of the model's size and classes.
+        UserError: As `Pipeline.dataset`.
     """
-    dataset = pipeline.recipe.data
-    field = type(dataset).model_fields.get("split")
-    if field is not None and "test" in get_args(field.annotation):
-        dataset = dataset.model_copy(update={"split": split or "test"})
-    elif split == "test":
-        raise UserError(f"split = test: the data set '{dataset.kind_name()}' has no images for testing: use train")
-    info = dataset.info()
-    if info != pipeline.data:
-        raise UserError(f"the data set is no longer what the model was trained on: {info} instead of {pipeline.data}")
+    dataset = pipeline.dataset(split)
     return dataset, dataset.open()
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import Tensor
 
+from diffkit.errors import UserError
 from diffkit.spec import Component
+
+Split = Literal["train", "test"]
+"""The parts that a data set may come in."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +82,21 @@ class Dataset(Component):
         Raises:
             DataError: If files are missing and cannot be fetched, or are damaged.
         """
+
+
+def of_split(dataset: Dataset, split: Split | None = None) -> Dataset:
+    """Return the part of a data set for training or for testing.
+
+    Args:
+        dataset: The data set, whichever part it is.
+        split: The part; by default the one for testing, where there is one.
+
+    Raises:
+        UserError: If there is no part for testing.
+    """
+    field = type(dataset).model_fields.get("split")
+    if field is not None and "test" in get_args(field.annotation):
+        return dataset.model_copy(update={"split": split or "test"})
+    if split == "test":
+        raise UserError(f"split = test: the data set '{dataset.kind_name()}' has no images for testing: use train")
+    return dataset
