@@ -28,6 +28,7 @@ COMMANDS = {
     "train-classifier": "diffkit.cli.train_classifier",
     "sample": "diffkit.cli.sample",
     "edit": "diffkit.cli.edit",
+    "evaluate": "diffkit.cli.evaluate",
     "likelihood": "diffkit.cli.likelihood",
     "import": "diffkit.cli.import_",
     "export": "diffkit.cli.export",

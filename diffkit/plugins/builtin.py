@@ -178,8 +178,11 @@ def _callbacks() -> list[type[Component]]:
 
 
 def _evaluation() -> list[type[Component]]:
+    from diffkit.evaluation.classifier import ClassifierFeatures
     from diffkit.evaluation.frechet import Frechet
+    from diffkit.evaluation.inception import Inception
     from diffkit.evaluation.kernel import Kernel
     from diffkit.evaluation.manifold import DensityCoverage, PrecisionRecall
+    from diffkit.evaluation.pixels import Pixels
 
-    return [Frechet, Kernel, PrecisionRecall, DensityCoverage]
+    return [*(Frechet, Kernel, PrecisionRecall, DensityCoverage), *(Pixels, ClassifierFeatures, Inception)]
