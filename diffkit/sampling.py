@@ -171,7 +171,8 @@ def describe_walk(pipeline: Pipeline, settings: Sample) -> str:
     return "\n".join(
         [
             *lines,
-            f"then the clean end: alpha = {levels[-1].alpha:g}, sigma = {levels[-1].sigma:g}",
+            f"then the {'end' if levels[-1].sigma else 'clean end'}: alpha = {levels[-1].alpha:g}, "
+            f"sigma = {levels[-1].sigma:g}",
             f"{settings.sampler.kind} with {settings.spacing.kind} spacing: {settings.steps} steps, "
             f"{len(called)} network calls{twice} for each of {settings.count} images",
         ]

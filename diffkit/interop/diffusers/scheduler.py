@@ -106,7 +106,7 @@ _Parts = tuple[dict[str, Any], dict[str, Any], list[str]]
 
 def _objective(config: SchedulerConfig, *, says_variance: bool) -> dict[str, Any]:
     variance = getattr(config, "variance_type", None)
-    if says_variance != (variance in ("learned", "learned_range")):
+    if says_variance != (variance == "learned_range"):
         channels = "twice as many channels as it takes" if says_variance else "as many channels as it takes"
         raise Refused("variance_type", f"the network puts out {channels}, which does not fit this variance", variance)
     if isinstance(config, EDM):
@@ -117,8 +117,6 @@ def _objective(config: SchedulerConfig, *, says_variance: bool) -> dict[str, Any
     objective: dict[str, Any] = {"prediction": _PREDICTIONS[config.prediction_type]}
     if isinstance(config, DDPM):
         objective["variance"] = config.variance_type.removesuffix("_log")
-    elif variance:
-        objective["variance"] = "learned_range"
     return objective
 
 

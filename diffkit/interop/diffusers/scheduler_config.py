@@ -137,7 +137,7 @@ class DPMSolverMultistep(Multistep):
     use_lu_lambdas: Literal[False] | None = False
     final_sigmas_type: Literal["zero"] = "zero"
     lambda_min_clipped: None = None
-    variance_type: Literal["learned", "learned_range"] | None = None
+    variance_type: None = None
     rescale_betas_zero_snr: Literal[False] = False
 
 

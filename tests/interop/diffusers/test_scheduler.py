@@ -282,6 +282,7 @@ def test_other_schedulers_are_refused_with_a_reason(name):
             {"solver_order": 1, "algorithm_type": "sde-dpmsolver++"},
             "solver_order = 1",
         ),
+        ("DPMSolverMultistepScheduler", {"variance_type": "learned_range"}, "variance_type"),
         ("UniPCMultistepScheduler", {"solver_type": "bh1"}, "solver_type"),
         ("UniPCMultistepScheduler", {"disable_corrector": [0]}, "disable_corrector"),
         ("UniPCMultistepScheduler", {"predict_x0": False}, "predict_x0"),
