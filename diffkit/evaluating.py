@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -92,7 +93,9 @@ def evaluate_model(
     Raises:
         UserError: If the model cannot be sampled so, or as `evaluate`.
     """
-    pipeline.check(settings)
+    pipeline.check(settings)  # before features, which may take minutes
+    pipeline.check_condition(None)
+    pipeline.check_vectors(None)
     about = about_sampling(pipeline, settings, seed)
     made = sampled(pipeline, settings, seed)
     dataset = pipeline.dataset(split)
@@ -284,9 +287,11 @@ def _read_npz(file: Path) -> Part:
         with np.load(file, allow_pickle=False) as arrays:
             images = arrays["images"]
             labels = arrays.get("labels")
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise UserError(f"images = {file}: not an npz file with 'images': {error}") from None
     if images.dtype != np.uint8 or images.ndim != 4:
         raise UserError(f"images = {file}: images are uint8 [N, H, W, C], not {images.dtype} {list(images.shape)}")
+    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
+        raise UserError(f"images = {file}: labels are whole numbers [N], not {labels.dtype} {list(labels.shape)}")
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return pixels, None if labels is None else torch.from_numpy(labels).long()
+    return pixels, None if labels is None else torch.from_numpy(labels.astype(np.int64))

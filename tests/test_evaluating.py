@@ -149,6 +149,13 @@ class TestModels:
             )
             assert len(about["levels"]) == 4
 
+    def test_models_of_conditions_are_refused_at_once(self, tiny, monkeypatch):
+        recipe = tiny("objective.condition=low_resolution")
+        other = Pipeline(recipe, recipe.data.info(), torch.nn.Identity())
+        monkeypatch.setattr(Digits, "open", lambda _: pytest.fail("images were read"))
+        with pytest.raises(UserError, match="makes images from others"):
+            evaluate_model(other, recipe.sample, PIXELS)
+
     def test_the_data_set_must_be_that_of_the_training(self, pipeline):
         other = Pipeline(pipeline.recipe, DataInfo(3, 8, 8), pipeline.network)
         with pytest.raises(UserError, match="no longer what the model was trained on"):
@@ -190,6 +197,11 @@ class TestReading:
             ({"pixels": np.zeros(3)}, "not an npz file with 'images'"),
             ({"images": np.zeros((2, 8, 8, 1))}, r"images are uint8 \[N, H, W, C\], not float64"),
             ({"images": np.zeros((2, 8, 8), np.uint8)}, r"not uint8 \[2, 8, 8\]"),
+            (
+                {"images": np.zeros((2, 8, 8, 1), np.uint8), "labels": np.zeros(3, int)},
+                r"labels are whole numbers \[N\]",
+            ),
+            ({"images": np.zeros((2, 8, 8, 1), np.uint8), "labels": np.zeros(2)}, r"not float64 \[2\]"),
         ],
     )
     def test_another_npz(self, tmp_path, arrays, message):
@@ -197,7 +209,8 @@ class TestReading:
         with pytest.raises(UserError, match=message):
             list(read_images(tmp_path / "a.npz", Digits().info()))
 
-    def test_a_file_that_is_no_npz(self, tmp_path):
-        (tmp_path / "images.npz").write_bytes(b"nothing")
+    @pytest.mark.parametrize("content", [b"", b"nothing", b"PK\x03\x04 cut off"])
+    def test_a_file_that_is_no_npz(self, tmp_path, content):
+        (tmp_path / "images.npz").write_bytes(content)
         with pytest.raises(UserError, match="not an npz file with 'images'"):
             list(read_images(tmp_path, Digits().info()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import uuid
 from pathlib import Path
 from typing import Literal
 
@@ -188,7 +189,7 @@ def _read(network: ClassifierNetwork, file: Path) -> bool:
 
 def _write(network: ClassifierNetwork, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{torch.randint(2**62, ()).item()}")
+    temporary = file.with_suffix(f".{uuid.uuid4().hex}")
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     temporary.write_bytes(safetensors.torch.save(tensors))
     temporary.replace(file)  # another process sees none or all of it
