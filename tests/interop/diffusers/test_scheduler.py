@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from diffkit.diffusion.denoiser import make_denoise
@@ -47,12 +47,22 @@ def theirs(scheduler, steps, net, monkeypatch):
         monkeypatch.setattr(f"diffusers.schedulers.scheduling_{module}.randn_tensor", draws)
     monkeypatch.setattr("diffusers.schedulers.scheduling_edm_dpmsolver_multistep.randn_tensor", draws)
     scheduler.set_timesteps(steps)
+    if type(scheduler).__name__ == "DEISMultistepScheduler":
+        with_exact_levels(scheduler)
     start = draws() * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else draws()
     x = start
     for time in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, time) if hasattr(scheduler, "scale_model_input") else x
         x = scheduler.step(net(seen, time.expand(len(x))), time, x).prev_sample
     return x
+
+
+def with_exact_levels(scheduler):
+    """Give DEIS its levels in float64: its third-order weights are differences that cost float32 four digits."""
+    alpha_bar = torch.cumprod(1 - scheduler.betas.double(), 0)
+    sigmas = ((1 - alpha_bar) / alpha_bar).sqrt()[scheduler.timesteps]
+    assert torch.allclose(scheduler.sigmas[:-1].double(), sigmas, rtol=1e-4)
+    scheduler.sigmas = torch.cat([sigmas, scheduler.sigmas[-1:].double()])
 
 
 def ours(sampling, net):
@@ -168,6 +178,9 @@ def test_ddim_with_no_signal_at_the_end(diffusers):
     st.sampled_from([None, "karras", "exponential", "beta"]),
 )
 def test_in_ratios(diffusers, betas, name, prediction, spacing, steps, sigmas):
+    # in three steps down from a sigma of 157, Heun's method blows rounding up: diffkit's own walks in float32
+    # and float64 then differ by 2e-3
+    assume(steps > 3 or name != "HeunDiscreteScheduler")
     config = {**betas, "prediction_type": prediction, "timestep_spacing": spacing}
     if sigmas and name != "EulerAncestralDiscreteScheduler":
         config[f"use_{sigmas}_sigmas"] = True
