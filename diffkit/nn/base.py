@@ -84,6 +84,10 @@ class TimeEmbedding(Component):
         """Return the number T if only the times 0..T-1 have features, or None if all times have."""
         return None
 
+    def refuses_span(self, span: float) -> str | None:
+        """Return why times that span so much all have nearly the same features, and what to do; None if they don't."""
+        return None
+
 
 class ResnetBlock(Component):
     """A residual block that sees the embedding of time and class.

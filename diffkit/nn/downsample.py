@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from diffkit.nn.base import Downsample, Style
-from diffkit.nn.fir import Taps, check_taps, fir_down
+from diffkit.nn.fir import Taps, fir_down
 from diffkit.nn.init import conv, init
 
 
@@ -79,11 +78,6 @@ class FirDown(Downsample):
     conv: bool = False
     """A 3x3 convolution behind the filter."""
 
-    @model_validator(mode="after")
-    def _can_resample(self) -> Self:
-        check_taps(self.filter)
-        return self
-
     def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
         """Return a module ``[N, channels, H, W]`` to ``[N, channels, H/2, W/2]``."""
         return Unconditioned(fir_down(self.filter), *([conv(channels, channels)] if self.conv else []))
@@ -100,11 +94,6 @@ class ResnetDown(Downsample):
     """The filter, of even length; its sum is scaled to 1. [1, 1] is the mean of 2x2 squares, [1, 3, 3, 1] NCSN++'s."""
     project: bool = False
     """A 1x1 convolution on the shortcut (EDM's networks)."""
-
-    @model_validator(mode="after")
-    def _can_resample(self) -> Self:
-        check_taps(self.filter)
-        return self
 
     def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
         """Return a module ``[N, channels, H, W]`` to ``[N, channels, H/2, W/2]``.

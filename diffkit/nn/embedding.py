@@ -103,6 +103,10 @@ class Fourier(TimeEmbedding):
         """
         return FourierFeatures(_half(channels), self.scale, self.time_range, learned=False)
 
+    def refuses_span(self, span: float) -> str | None:
+        """Refuse a time_range in which the typical wave doesn't turn by a radian."""
+        return _refuse_slow_waves(self.scale, self.time_range, span)
+
 
 class LearnedFourier(TimeEmbedding):
     """Sines and cosines of learned frequencies.
@@ -123,6 +127,10 @@ class LearnedFourier(TimeEmbedding):
             ValueError: If the number of channels is odd.
         """
         return FourierFeatures(_half(channels), self.scale, self.time_range, learned=True)
+
+    def refuses_span(self, span: float) -> str | None:
+        """Refuse a time_range in which the typical wave doesn't turn by a radian."""
+        return _refuse_slow_waves(self.scale, self.time_range, span)
 
 
 class FourierFeatures(nn.Module):
@@ -184,3 +192,12 @@ def _half(channels: int) -> int:
     if channels < 2 or channels % 2:
         raise ValueError(f"as many sines as cosines need an even number of channels, not {channels}")
     return channels // 2
+
+
+def _refuse_slow_waves(scale: float, time_range: float, span: float) -> str | None:
+    if 2 * math.pi * scale * span >= time_range:
+        return None
+    return (
+        f"the network's times span {span:.3g} only, and divided by time_range = {time_range:g} they would all look the "
+        f"same to it: set time_range = {1 if span < 10 else round(span):g}"
+    )

@@ -6,12 +6,19 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Self
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from diffkit.spec import Many
 
-Taps = Annotated[Many[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=16)]
+
+def _can_resample(taps: tuple[float, ...]) -> tuple[float, ...]:
+    if len(taps) % 2 or sum(taps) == 0:
+        raise ValueError("should be of even length and not all zeros, such as [1, 3, 3, 1]")
+    return taps
+
+
+Taps = Annotated[Many[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=16), AfterValidator(_can_resample)]
 """The numbers of a filter, of even count. Their sum is scaled to 1."""
 
 
@@ -31,16 +38,6 @@ def fir_up(taps: Sequence[float]) -> nn.Module:
     [1, 1] repeats every pixel.
     """
     return nn.Upsample(scale_factor=2.0, mode="nearest") if tuple(taps) == (1, 1) else Fir(taps, up=True)
-
-
-def check_taps(taps: Sequence[float]) -> None:
-    """Check that a filter can resample.
-
-    Raises:
-        ValueError: If it is of odd length or sums to zero.
-    """
-    if len(taps) % 2 or sum(taps) == 0:
-        raise ValueError(f"filter = {list(taps)} should be of even length and not all zeros, such as [1, 3, 3, 1]")
 
 
 class Fir(nn.Module):

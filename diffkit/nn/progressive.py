@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from diffkit.nn.base import ProgressiveInput, ProgressiveOutput
-from diffkit.nn.fir import Taps, check_taps, fir_down, fir_up
+from diffkit.nn.fir import Taps, fir_down, fir_up
 from diffkit.nn.init import conv, init
 
 
@@ -35,11 +34,6 @@ class SkipInput(ProgressiveInput):
     filter: Taps = (1.0, 3.0, 3.0, 1.0)
     """The filter, of even length; its sum is scaled to 1."""
 
-    @model_validator(mode="after")
-    def _can_resample(self) -> Self:
-        check_taps(self.filter)
-        return self
-
     def build(self, image_channels: int, channels: int) -> nn.Module:
         """Return the module."""
         return _SkipInput(self, image_channels, channels)
@@ -59,11 +53,6 @@ class ResidualInput(ProgressiveInput):
     kind: Literal["residual"] = "residual"
     filter: Taps = (1.0, 3.0, 3.0, 1.0)
     """The filter, of even length; its sum is scaled to 1."""
-
-    @model_validator(mode="after")
-    def _can_resample(self) -> Self:
-        check_taps(self.filter)
-        return self
 
     def build(self, image_channels: int, channels: int) -> nn.Module:
         """Return the module."""
@@ -115,11 +104,6 @@ class SkipOutput(ProgressiveOutput):
     kind: Literal["skip"] = "skip"
     filter: Taps = (1.0, 3.0, 3.0, 1.0)
     """The filter, of even length; its sum is scaled to 4."""
-
-    @model_validator(mode="after")
-    def _can_resample(self) -> Self:
-        check_taps(self.filter)
-        return self
 
     def build(self) -> nn.Module:
         """Return a module that doubles the sides."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import model_validator
 from torch import nn
 
 from diffkit.nn.base import Style, Upsample
 from diffkit.nn.downsample import Unconditioned
-from diffkit.nn.fir import Taps, check_taps, fir_up
+from diffkit.nn.fir import Taps, fir_up
 from diffkit.nn.init import conv, init
 
 
@@ -75,11 +74,6 @@ class FirUp(Upsample):
     conv: bool = False
     """A 3x3 convolution behind the filter."""
 
-    @model_validator(mode="after")
-    def _can_resample(self) -> Self:
-        check_taps(self.filter)
-        return self
-
     def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
         """Return a module ``[N, channels, H, W]`` to ``[N, channels, 2H, 2W]``."""
         return Unconditioned(fir_up(self.filter), *([conv(channels, channels)] if self.conv else []))
@@ -96,11 +90,6 @@ class ResnetUp(Upsample):
     """The filter, of even length; its sum is scaled to 4. [1, 1] repeats every pixel, [1, 3, 3, 1] is NCSN++'s."""
     project: bool = False
     """A 1x1 convolution on the shortcut (EDM's networks)."""
-
-    @model_validator(mode="after")
-    def _can_resample(self) -> Self:
-        check_taps(self.filter)
-        return self
 
     def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
         """Return a module ``[N, channels, H, W]`` to ``[N, channels, 2H, 2W]``.

@@ -10,6 +10,7 @@ from diffkit.diffusion.guidance import Guidance
 from diffkit.diffusion.process import DiscreteProcess, Process
 from diffkit.diffusion.spacing import Spacing
 from diffkit.errors import DataError, Problem
+from diffkit.nn.base import TimeEmbedding
 from diffkit.recipe.tables import ClassifierTraining, Recipe
 
 
@@ -49,8 +50,25 @@ def _objective(recipe: Recipe) -> list[Problem]:
 
 
 def _times(recipe: Recipe) -> list[Problem]:
-    """Return that the network doesn't know all times of the process."""
-    return _times_unknown(recipe.process, recipe.model.times_known(), "model.embedding")
+    """Return that the network doesn't know all times of the process, or cannot tell them apart."""
+    model = recipe.model
+    problems = _times_unknown(recipe.process, model.times_known(), "model.embedding")
+    for name in type(model).model_fields:
+        part = getattr(model, name)
+        if isinstance(part, TimeEmbedding):
+            problems += _times_alike(recipe.process, part, f"model.{name}")
+    return problems
+
+
+def _times_alike(process: Process, embedding: TimeEmbedding, key: str) -> list[Problem]:
+    """Return that all times of a process have nearly the same features."""
+    try:
+        ends = process.network_time(process.at(torch.tensor([0.0, 1.0], dtype=torch.float64)))
+    except ValueError:  # the process itself has a problem
+        return []
+    span = abs((ends[1] - ends[0]).item())
+    reason = embedding.refuses_span(span) if span > 0 else None
+    return [Problem(key, reason, embedding.kind)] if reason else []
 
 
 def _times_unknown(process: Process, known: int | None, key: str) -> list[Problem]:
@@ -130,4 +148,9 @@ def classifier_problems(recipe: Recipe, settings: ClassifierTraining) -> list[Pr
         return [Problem("classifier", "the data set has no labels to learn: choose one with labels")]
     network = settings.network
     problems = [replace(problem, key=f"classifier.network.{problem.key}") for problem in network.problems(data)]
-    return [*problems, *_times_unknown(recipe.process, network.embedding.times_known(), "classifier.network.embedding")]
+    key = "classifier.network.embedding"
+    return [
+        *problems,
+        *_times_unknown(recipe.process, network.embedding.times_known(), key),
+        *_times_alike(recipe.process, network.embedding, key),
+    ]

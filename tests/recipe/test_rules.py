@@ -109,6 +109,16 @@ FLOW = ("process={kind='flow'}", "objective.prediction='flow'")
             [*FLOW, "model.embedding='table'"],
             "  model.embedding\n    this embedding knows whole times only, and those of the process 'flow' are real",
         ),
+        (
+            ["process='edm'", "objective.prediction='edm'", "model.embedding='fourier'"],
+            '  model.embedding = "fourier"\n    the network\'s times span 2.65 only, and divided by time_range = 1000 '
+            "they would all look the same to it: set time_range = 1",
+        ),
+        (
+            ["model.embedding={kind='learned_fourier', time_range=1e4}"],
+            '  model.embedding = "learned_fourier"\n    the network\'s times span 19 only, and divided by time_range = '
+            "10000 they would all look the same to it: set time_range = 19",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_the_process(tiny, overrides, problem):

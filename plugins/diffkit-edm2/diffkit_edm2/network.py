@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -111,19 +111,22 @@ class Edm2Network(nn.Module):
 class _Block(nn.Module):
     """What blocks on both ways share: two convolutions, the embedding's scale between them, and attention."""
 
+    projects_first: ClassVar[bool]
+    """Whether the 1x1 convolution to another number of channels is before both branches, or on the shortcut only."""
+
     def __init__(
         self,
         spec: Edm2UNet,
         inputs: int,
-        first: int,
         outputs: int,
         embedding: int,
-        sides: Literal["same", "half", "double"],
-        attends: bool,
+        *,
+        sides: Literal["same", "half", "double"] = "same",
+        attends: bool = False,
     ) -> None:
         super().__init__()
         self.spec, self.sides = spec, sides
-        self.conv1 = MpConv(first, outputs, 3)
+        self.conv1 = MpConv(outputs if self.projects_first else inputs, outputs, 3)
         self.embed = MpConv(embedding, outputs, 0)
         self.embed_gain = nn.Parameter(torch.zeros(()))
         self.dropout = nn.Dropout(spec.dropout)
@@ -158,17 +161,7 @@ class _Block(nn.Module):
 class Encode(_Block):
     """A block of the way down: it normalizes the channels of each pixel first, and projects before the two branches."""
 
-    def __init__(
-        self,
-        spec: Edm2UNet,
-        inputs: int,
-        outputs: int,
-        embedding: int,
-        *,
-        sides: Literal["same", "half", "double"] = "same",
-        attends: bool = False,
-    ) -> None:
-        super().__init__(spec, inputs, outputs, outputs, embedding, sides, attends)
+    projects_first: ClassVar[bool] = True
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map ``[N, inputs, H, W]`` and ``[N, embedding]`` to ``[N, outputs, ...]``."""
@@ -179,17 +172,7 @@ class Encode(_Block):
 class Decode(_Block):
     """A block of the way up, and of the middle: it projects on the shortcut only."""
 
-    def __init__(
-        self,
-        spec: Edm2UNet,
-        inputs: int,
-        outputs: int,
-        embedding: int,
-        *,
-        sides: Literal["same", "half", "double"] = "same",
-        attends: bool = False,
-    ) -> None:
-        super().__init__(spec, inputs, inputs, outputs, embedding, sides, attends)
+    projects_first: ClassVar[bool] = False
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map ``[N, inputs, H, W]`` and ``[N, embedding]`` to ``[N, outputs, ...]``."""
