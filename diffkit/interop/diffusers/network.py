@@ -360,7 +360,8 @@ def _differences(config: UNetConfig) -> list[str]:
     padding = "every side" if config.downsample_padding else "the right and the bottom only"
     if any(map(_uses_padding, config.down_block_types[:-1])):
         found.append(f"downsampling: downsample_padding = {config.downsample_padding} pads at {padding}")
-    found.append(f"normalization: eps = {config.norm_eps:g}, where diffkit's default is 1e-06")
+    if config.norm_eps != 1e-6:
+        found.append(f"normalization: eps = {config.norm_eps:g}, where diffkit's default is 1e-06")
     if config.attention_head_dim is None:
         found.append("attention: attention_head_dim = null is one head")
     else:

@@ -172,7 +172,9 @@ def _measure(folder: Path, config: UNetConfig) -> Callable[[nn.Module], float]:
         from diffusers import UNet2DModel
 
         theirs: Any = UNet2DModel
-        theirs = theirs.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32).eval()
+        theirs = theirs.from_pretrained(
+            folder, local_files_only=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        ).eval()
         assert config.sample_size is not None
         generator = torch.Generator().manual_seed(0)
         last = (config.num_train_timesteps or 1000) - 1
