@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,32 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if len(sides) > 2 or not all(side.isdecimal() and 1 <= int(side) <= LARGEST_SIDE for side in sides):
         raise UserError(f"size '{text}': give height and width, such as 32x48, each of 1 to {LARGEST_SIDE}")
     return int(sides[0]), int(sides[-1])
+
+
+def refuse_existing(file: Path | None, *, force: bool = False) -> None:
+    """Check, before the work of hours, that a file can be written at its end.
+
+    Args:
+        file: The file; None for no file.
+        force: Write also where a file is.
+
+    Raises:
+        UserError: If a file is there, or its folder is not.
+    """
+    if file is None:
+        return
+    if file.exists() and not force:
+        raise UserError(f"{file}: exists already; --force overwrites it")
+    if not file.parent.is_dir():
+        raise UserError(f"{file}: there is no folder {file.parent}")
+
+
+def run_and_overrides(run: Path | None, overrides: Sequence[str] | None) -> tuple[Path | None, list[str]]:
+    """Return the run that a user named, if any, and the overrides, the first of which may stand in its place."""
+    given = list(overrides or ())
+    if run is not None and "=" in str(run) and not run.exists():
+        return None, [str(run), *given]
+    return run, given
 
 
 def write_new(file: Path, content: str | bytes, *, force: bool = False) -> None:

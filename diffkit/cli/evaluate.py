@@ -64,7 +64,7 @@ def command(
     force: Force = False,
 ) -> None:
     """How good a model's images are: they are sampled and compared with those of its data set."""
-    from diffkit.cli.common import load_plugins, pick_device, write_new
+    from diffkit.cli.common import load_plugins, pick_device, refuse_existing, run_and_overrides, write_new
     from diffkit.data.base import of_split
     from diffkit.errors import UserError
     from diffkit.evaluating import evaluate, evaluate_model, read_images
@@ -73,14 +73,9 @@ def command(
     from diffkit.storage.files import sha256
     from diffkit.storage.runs import find_weights, newest_run
 
-    if out is not None:  # before the work of hours
-        if out.exists() and not force:
-            raise UserError(f"{out}: exists already; --force overwrites it")
-        if not out.parent.is_dir():
-            raise UserError(f"{out}: there is no folder {out.parent}")
+    refuse_existing(out, force=force)
     load_plugins(plugin)
-    if run is not None and "=" in str(run) and not run.exists():  # evaluate key=value, of the newest run
-        overrides, run = [str(run), *(overrides or ())], None
+    run, overrides = run_and_overrides(run, overrides)
     measures, chosen = _measures(metric, features), _dataset(data)
     if chosen is not None and images is None:
         raise UserError("--data is for --images: what a model samples is compared with its own data set")
@@ -94,7 +89,7 @@ def command(
     else:
         source = run or newest_run()
         pipeline = Pipeline.load(source, weights, on)
-        settings = sample_settings(pipeline.recipe, {"count": count, "batch_size": batch_size}, overrides or ())
+        settings = sample_settings(pipeline.recipe, {"count": count, "batch_size": batch_size}, overrides)
         found = evaluate_model(pipeline, settings, measures, seed=seed, split=split, reference=reference)
         about = {"source": str(source), "weights": weights, "sha256": sha256(find_weights(source, weights))}
         calls = found.about["sampling"]["network_calls"]

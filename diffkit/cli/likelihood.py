@@ -41,17 +41,12 @@ def command(
     force: Force = False,
 ) -> None:
     """How probable a model finds images of its data set, in bits per dimension."""
-    from diffkit.cli.common import load_plugins, pick_device, write_new
-    from diffkit.errors import UserError
+    from diffkit.cli.common import load_plugins, pick_device, refuse_existing, write_new
     from diffkit.likelihood import evaluate_likelihood, open_split
     from diffkit.pipeline import Pipeline
     from diffkit.storage.runs import newest_run
 
-    if out is not None:  # before the work of hours
-        if out.exists() and not force:
-            raise UserError(f"{out}: exists already; --force overwrites it")
-        if not out.parent.is_dir():
-            raise UserError(f"{out}: there is no folder {out.parent}")
+    refuse_existing(out, force=force)
     load_plugins(plugin)
     source = run or newest_run()
     pipeline = Pipeline.load(source, weights, pick_device(device))

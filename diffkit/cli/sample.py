@@ -48,14 +48,13 @@ def command(
     ] = False,
 ) -> None:
     """Sample images of a trained model: numbered files and one grid."""
-    from diffkit.cli.common import load_plugins, parse_size, pick_device
+    from diffkit.cli.common import load_plugins, parse_size, pick_device, run_and_overrides
     from diffkit.interop.formats import load_any
     from diffkit.sampling import describe_walk, sample_settings, sample_to_folder
     from diffkit.storage.runs import newest_run
 
     load_plugins(plugin)
-    if run is not None and "=" in str(run) and not run.exists():  # sample key=value, of the newest run
-        overrides, run = [str(run), *(overrides or ())], None
+    run, overrides = run_and_overrides(run, overrides)
     source = run or newest_run()
     sides = parse_size(size)
     pipeline = load_any(source, weights, pick_device(device), allow_pickle=allow_pickled_weights, steps=steps)
@@ -67,7 +66,7 @@ def command(
         "batch_size": batch_size,
         "guidance": guidance,
     }
-    settings = sample_settings(pipeline.recipe, options, overrides or ())
+    settings = sample_settings(pipeline.recipe, options, overrides)
     if dry_run:
         print(describe_walk(pipeline, settings))
         return

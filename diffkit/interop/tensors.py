@@ -14,6 +14,9 @@ from torch import Tensor
 from diffkit.errors import CheckpointError, did_you_mean
 from diffkit.interop.base import Source
 
+LARGEST_PICKLE = 2**26
+"""No pickle of names and sizes is longer, in bytes; the numbers lie beside it."""
+
 LEGACY_PICKLES = 5
 """How many pickles, one after the other, a file of torch before 1.6 starts with; names of tensors are among them."""
 
@@ -30,7 +33,7 @@ def words(path: Path) -> frozenset[str]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():
-                    if name.endswith("/data.pkl"):
+                    if name.endswith("/data.pkl") and archive.getinfo(name).file_size <= LARGEST_PICKLE:
                         with archive.open(name) as pickled:
                             return frozenset(_texts(pickled))
                 return frozenset()

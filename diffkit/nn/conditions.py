@@ -11,6 +11,11 @@ from diffkit.nn.init import init
 class Conditioned(nn.Module):
     """A network with a learned vector for each class, one for none of them, and a linear map of the vector.
 
+    Its ``forward(x, time, label=None, vector=None)`` maps images ``[N, in_channels, H, W]``, float32 times ``[N]``,
+    labels ``[N]`` of a class-conditional network (the number of classes stands for none of them, and so does leaving
+    them out) and vectors ``[N, vector]`` (zeros by default) to ``[N, out_channels, H, W]``. It raises a ValueError if
+    there are labels or vectors that it has no input for.
+
     Attributes:
         no_class: The label that stands for no class.
         class_embedding: The learned vectors; None without classes.

@@ -113,21 +113,7 @@ class DiTNetwork(Conditioned):
         nn.init.zeros_(self.patches_in.bias)
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None, vector: Tensor | None = None) -> Tensor:
-        """Compute the output.
-
-        Args:
-            x: Images ``[N, in_channels, H, W]``.
-            time: Times ``[N]``, in float32.
-            label: Labels ``[N]`` of a class-conditional network; the number of classes stands for none of them, and
-                so does leaving this out.
-            vector: Vectors ``[N, vector]`` that condition the network; zeros by default.
-
-        Returns:
-            The output ``[N, out_channels, H, W]``.
-
-        Raises:
-            ValueError: If there are labels or vectors that the network has no input for.
-        """
+        """Compute the output, as `Conditioned` says."""
         c = self.time_mlp(self.time_features(time.float()).to(self.out.weight.dtype))
         for condition in self.conditions(c, label, vector):
             c = c + condition

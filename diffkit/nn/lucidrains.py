@@ -173,21 +173,7 @@ class LucidrainsNetwork(Conditioned):
         self.conv_out = conv(first, ports.out_channels, 1, scale=0)
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None, vector: Tensor | None = None) -> Tensor:
-        """Compute the output.
-
-        Args:
-            x: Images ``[N, in_channels, H, W]``.
-            time: Times ``[N]``, in float32.
-            label: Labels ``[N]`` of a class-conditional network; the number of classes stands for none of them, and
-                so does leaving this out.
-            vector: Vectors ``[N, vector]`` that condition the network; zeros by default.
-
-        Returns:
-            The output ``[N, out_channels, H, W]``.
-
-        Raises:
-            ValueError: If there are labels or vectors that the network has no input for.
-        """
+        """Compute the output, as `Conditioned` says."""
         embedding = self.time_mlp(self.time_features(time.float()).to(self.conv_in.weight.dtype))
         for condition in self.conditions(embedding, label, vector):
             embedding = embedding + condition
