@@ -63,6 +63,7 @@ def _diffusion() -> list[type[Component]]:
         VelocityPrediction,
     )
     from diffkit.diffusion.samplers.adams import Deis, Ipndm, Lms
+    from diffkit.diffusion.samplers.consistency import Consistency
     from diffkit.diffusion.samplers.ddim import Ddim
     from diffkit.diffusion.samplers.ddpm import Ddpm
     from diffkit.diffusion.samplers.dpm_2 import Dpm2, Dpm2Ancestral
@@ -101,7 +102,7 @@ def _diffusion() -> list[type[Component]]:
         *(ClassifierFree, Autoguidance, ClassifierGuidance),
         *(Ddpm, Ddim, Euler, EulerAncestral, Heun, Restart, PredictorCorrector),
         *(Dpm2, Dpm2Ancestral, Dpmpp2SAncestral, DpmppSde, Dpmpp2M, Dpmpp2MSde, Dpmpp3M, Dpmpp3MSde),
-        *(UniPc, Deis, Lms, Ipndm),
+        *(UniPc, Deis, Lms, Ipndm, Consistency),
     ]
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from diffkit.diffusion.denoise import Denoised
 from diffkit.diffusion.levels import Levels
 from diffkit.diffusion.oracles import gaussian, gaussian_ode_end, one_point
 from diffkit.diffusion.process import CLEAN, Level, Process, half_log_snr
@@ -158,6 +159,7 @@ CALLS = [
     ("deis", N),
     ("lms", N),
     ("ipndm", N),
+    ("consistency", N),
     ({"kind": "restart", "restarts": 3, "inner_steps": 2}, 2 * N - 1 + 12),
     ({"kind": "predictor_corrector", "corrections": 2}, N + 2 * (N - 1)),
 ]
@@ -261,7 +263,10 @@ STOCHASTIC = [
 ]
 
 
-def distribution(sampler, levels, stop):
+DATA = gaussian(M, S)
+
+
+def distribution(sampler, levels, stop, model=DATA):
     """Return mean and standard deviation of the x that the network first sees at a level, exactly."""
     x = torch.zeros(1, 1, 1, 1, dtype=torch.float64, requires_grad=True)
     draws = [x]
@@ -274,7 +279,7 @@ def distribution(sampler, levels, stop):
 
     def watched(x, level):
         seen.setdefault(level, x)
-        return gaussian(M, S)(x, level)
+        return model(x, level)
 
     sampler.sample(watched, levels, start(levels, x), noise)
     slopes = torch.autograd.grad(seen[stop], draws, allow_unused=True)
@@ -333,6 +338,49 @@ def test_langevin_steps_correct_a_wrong_distribution():
         x, level = seen[-1], levels[1]
         assert x.mean().item() == pytest.approx(level.alpha * M, abs=0.05 * level.sigma)
         assert x.std().item() == pytest.approx(math.hypot(level.alpha * S, level.sigma), rel=0.04)
+
+
+# --- consistency models
+
+
+def consistent(x, level):
+    """Return the exact consistency model of Gaussian data: its x0 is where the ODE ends."""
+    x0 = gaussian_ode_end(x, level, M, S)
+    return Denoised(x0, (x - level.alpha * x0) / level.sigma, lambda t, s: 0.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+@pytest.mark.parametrize("at", [vp_at, ve_at, flow_at])
+def test_a_consistency_model_keeps_the_exact_distribution_in_any_number_of_steps(at, count):
+    levels = uniform(at, count)
+    sampler = Sampler.choose("consistency")
+    for stop in levels[1:-1]:
+        mean, std = distribution(sampler, levels, stop, consistent)
+        assert mean == pytest.approx(stop.alpha * M, abs=1e-12)
+        assert std == pytest.approx(math.hypot(stop.alpha * S, stop.sigma), rel=1e-12)
+    x = start(levels, normal(*SHAPE))
+    end = sampler.sample(consistent, levels, x, Stream())
+    if count == 1:
+        torch.testing.assert_close(end, gaussian_ode_end(x, levels[0], M, S))
+
+
+@pytest.mark.parametrize("end", [CLEAN, ve_at(3.0)], ids=["clean", "least"])
+def test_consistency_sampling_draws_all_noise_anew_over_that_of_its_end(end):
+    levels = [*uniform(ve_at, 4, end=2.0)[:-1], end]
+    noise, drawn, seen = Stream(), [], []
+
+    def keeping():
+        drawn.append(noise())
+        return drawn[-1]
+
+    def watched(x, level):
+        seen.append(x)
+        return one_point(torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64))(x, level)
+
+    Sampler.choose("consistency").sample(watched, levels, start(levels, normal(*SHAPE)), keeping)
+    assert len(drawn) == 3
+    for x, level, z in zip(seen[1:], levels[1:], drawn, strict=False):
+        torch.testing.assert_close(x, 0.3 + math.sqrt(level.sigma**2 - end.sigma**2) * z)
 
 
 # --- settings
