@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.diffusion.process import DiscreteProcess
+from diffkit.diffusion.process import DiscreteProcess, Level
 from diffkit.schedules.base import BetaSchedule
 
 
@@ -30,6 +30,12 @@ class DdpmProcess(DiscreteProcess):
     between: Literal["log_snr", "ratio"] = "log_snr"
     """What is linear between two times, for samplers that visit such: the log of the signal-to-noise ratio, or the
     ratio of noise to signal (as in k-diffusion's discrete models)."""
+
+    def exact(self, half_log_snr: float) -> Level:
+        """Return the level with exactly this lambda, at the time where the log-SNR is linear, whatever `between` is."""
+        if self.between == "log_snr":
+            return super().exact(half_log_snr)
+        return self.model_copy(update={"between": "log_snr"}).exact(half_log_snr)
 
     @property
     def betas(self) -> Tensor:

@@ -92,6 +92,10 @@ class Process(Component):
     def nearest(self, half_log_snr: float) -> Level:
         """Return the level whose lambda = log(alpha / sigma) is nearest to a given, finite one."""
 
+    def exact(self, half_log_snr: float) -> Level:
+        """Return the level with exactly this lambda, also between two numbered times."""
+        return self.level(self.time_of(torch.tensor([2 * half_log_snr], dtype=torch.float64)).item())
+
     @property
     def no_signal_setting(self) -> str | None:
         """The setting by which the noisiest time has no signal at all, as `key = value`; None if it has some."""

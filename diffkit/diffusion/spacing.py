@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import torch
 
 from diffkit.diffusion.levels import Levels
-from diffkit.diffusion.process import CLEAN, ContinuousProcess, DiscreteProcess, Process
+from diffkit.diffusion.process import CLEAN, ContinuousProcess, DiscreteProcess, Level, Process
 from diffkit.spec import Component
 
 
@@ -52,15 +53,30 @@ class Spacing(Component):
             raise ValueError(f"at least 1 step must be taken, not {count}")
         if reason := self.refuses(process, count):
             raise ValueError(reason)
-        visited = [process.level(time) for time in self.visited(process, count)]
+        times = self.visited(process, count)
+        visited = [process.level(time) for time in times]
         end = CLEAN if self.end == "clean" else process.level(_least_time(process))
         scale = visited[0].sigma if self.start == "noise" else None
-        return Levels([*visited, end], process.nearest, scale)
+        time_of = dict(zip(visited, times, strict=True))
+        time_of[end] = _clean_time(process) if end is CLEAN else _least_time(process)
+
+        def at_part(t: Level, s: Level, part: float) -> Level:
+            time = time_of[t] + part * (time_of[s] - time_of[t])
+            if isinstance(process, DiscreteProcess):
+                time = math.floor(time + 1e-9)  # a whole one must not fall by an error in the last digit
+            return CLEAN if time <= _clean_time(process) else process.level(time)
+
+        return Levels([*visited, end], process.nearest, scale, exact=process.exact, at_part=at_part)
 
 
 def _least_time(process: Process) -> float:
     """Return the time of the least noise that samplers visit."""
     return part_times(process, [process.least_part])[0] if isinstance(process, ContinuousProcess) else 0.0
+
+
+def _clean_time(process: Process) -> float:
+    """Return the time that stands for the clean end."""
+    return -1.0 if isinstance(process, DiscreteProcess) else 0.0
 
 
 def distinct(wanted: Sequence[float], total: int) -> list[int]:

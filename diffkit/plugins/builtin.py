@@ -63,14 +63,16 @@ def _diffusion() -> list[type[Component]]:
         VelocityPrediction,
     )
     from diffkit.diffusion.samplers.adams import Deis, Ipndm, Lms
-    from diffkit.diffusion.samplers.consistency import Consistency
+    from diffkit.diffusion.samplers.consistency import Consistency, Tcd
     from diffkit.diffusion.samplers.ddim import Ddim
     from diffkit.diffusion.samplers.ddpm import Ddpm
     from diffkit.diffusion.samplers.dpm_2 import Dpm2, Dpm2Ancestral
     from diffkit.diffusion.samplers.dpmpp_multi import Dpmpp2M, Dpmpp2MSde, Dpmpp3M, Dpmpp3MSde
     from diffkit.diffusion.samplers.dpmpp_single import Dpmpp2SAncestral, DpmppSde
+    from diffkit.diffusion.samplers.dpmpp_singlestep import DpmppSinglestep
     from diffkit.diffusion.samplers.euler import Euler, EulerAncestral
     from diffkit.diffusion.samplers.heun import Heun
+    from diffkit.diffusion.samplers.pndm import Pndm
     from diffkit.diffusion.samplers.predictor_corrector import PredictorCorrector
     from diffkit.diffusion.samplers.restart import Restart
     from diffkit.diffusion.samplers.unipc import UniPc
@@ -102,7 +104,7 @@ def _diffusion() -> list[type[Component]]:
         *(ClassifierFree, Autoguidance, ClassifierGuidance),
         *(Ddpm, Ddim, Euler, EulerAncestral, Heun, Restart, PredictorCorrector),
         *(Dpm2, Dpm2Ancestral, Dpmpp2SAncestral, DpmppSde, Dpmpp2M, Dpmpp2MSde, Dpmpp3M, Dpmpp3MSde),
-        *(UniPc, Deis, Lms, Ipndm, Consistency),
+        *(DpmppSinglestep, UniPc, Deis, Lms, Ipndm, Pndm, Consistency, Tcd),
     ]
 
 

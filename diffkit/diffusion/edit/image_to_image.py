@@ -52,4 +52,4 @@ def last_part(levels: Sequence[Level], strength: float) -> Levels:
     if not 0 < strength <= 1:
         raise ValueError(f"strength = {strength:g} should be above 0 and at most 1")
     steps = max(1, round(strength * (len(levels) - 1)))
-    return Levels(levels[-1 - steps :], Levels.of(levels).nearest)
+    return Levels.of(levels).last(steps)

@@ -14,10 +14,11 @@ from pydantic import Field
 from torch import Tensor
 
 from diffkit.diffusion.denoise import Denoise
+from diffkit.diffusion.levels import Levels
 from diffkit.diffusion.process import Level, half_log_snr
 from diffkit.diffusion.samplers.base import Noise, Sampler
 from diffkit.diffusion.samplers.polynomial import exponential_moments, plain_moments, weights
-from diffkit.diffusion.samplers.steps import along_noise, straight
+from diffkit.diffusion.samplers.steps import along_noise, is_first_order, straight
 
 
 class NoiseMultistep(Sampler):
@@ -40,13 +41,28 @@ class NoiseMultistep(Sampler):
             if t.alpha > 0:  # pure noise has no finite place
                 past = [(t, estimate.eps), *past][: self.order]
             used = past[: len(levels) - 1 - done] if self.falls_at_end else past
-            if len(used) > 1:
+            eps = None
+            if 0 < len(past) < self.order and not is_first_order(t, s):
+                eps = self.starting_noise(denoise, Levels.of(levels), x, past, s)
+            if eps is None and len(used) > 1:
                 w = self.mean_weights([level for level, _ in used], s)
                 eps = sum((of_level * then for of_level, (_, then) in zip(w, used, strict=True)), start=0 * x)
-                x = along_noise(x, t, s, eps)
-            else:
-                x = straight(estimate, s)
+            x = straight(estimate, s) if eps is None else along_noise(x, t, s, eps)
         return x
+
+    def starting_noise(
+        self, denoise: Denoise, levels: Levels, x: Tensor, past: Sequence[tuple[Level, Tensor]], s: Level
+    ) -> Tensor | None:
+        """Return the mean noise of a step that has fewer estimates than the order, by another method; None to use them.
+
+        Args:
+            denoise: The model.
+            levels: All levels.
+            x: Noisy images at the newest of the past levels.
+            past: Levels and eps so far, the newest first, at least one.
+            s: The level that the step goes to, not the clean end.
+        """
+        return None
 
 
 class Lms(NoiseMultistep):
@@ -99,4 +115,9 @@ class Ipndm(NoiseMultistep):
 
     def mean_weights(self, past: Sequence[Level], s: Level) -> list[float]:
         """Return the weights of eps at the past levels."""
-        return weights(list(range(0, -len(past), -1)), plain_moments(len(past)))
+        return equal_step_weights(len(past))
+
+
+def equal_step_weights(count: int) -> list[float]:
+    """Return Adams-Bashforth's weights of so many estimates at equal steps, the newest first."""
+    return weights(list(range(0, -count, -1)), plain_moments(count))

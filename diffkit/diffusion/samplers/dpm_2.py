@@ -15,6 +15,8 @@ from diffkit.diffusion.process import Level
 from diffkit.diffusion.samplers.base import Noise, Sampler
 from diffkit.diffusion.samplers.steps import along_noise, ancestral, place, straight
 
+Middle = Literal["nearest", "exact"]
+
 
 class Dpm2(Sampler):
     """DPM-Solver-2: second order, two network calls a step, the second one in its middle.
@@ -25,11 +27,14 @@ class Dpm2(Sampler):
     """
 
     kind: Literal["dpm_2"] = "dpm_2"
+    middle: Middle = "nearest"
+    """Which level is in the middle of a step: the process's nearest one, or the exact one (as in k-diffusion), which
+    shows the network a time between two whole ones where times are numbered."""
 
     def sample(self, denoise: Denoise, levels: Sequence[Level], x: Tensor, noise: Noise) -> Tensor:
         """Return the images ``[N, C, H, W]`` at the clean end."""
         for t, s in pairwise(levels):
-            x = _step(denoise, levels, x, t, s)
+            x = _step(denoise, levels, x, t, s, self.middle)
         return x
 
 
@@ -44,20 +49,22 @@ class Dpm2Ancestral(Sampler):
     """How much of the noise is drawn anew at each step: 0 for none, 1 for as much as ancestral sampling."""
     s_noise: float = Field(1.0, gt=0)
     """Factor of the fresh noise: above 1 against images that come out too smooth."""
+    middle: Middle = "nearest"
+    """Which level is in the middle of a step, as in `dpm_2`."""
 
     def sample(self, denoise: Denoise, levels: Sequence[Level], x: Tensor, noise: Noise) -> Tensor:
         """Return the images ``[N, C, H, W]`` at the clean end."""
         for t, s in pairwise(levels):
             down, up = ancestral(t, s, self.eta)
-            x = _step(denoise, levels, x, t, down)
+            x = _step(denoise, levels, x, t, down, self.middle)
             if up > 0:
                 x = x + self.s_noise * up * noise()
         return x
 
 
-def _step(denoise: Denoise, levels: Sequence[Level], x: Tensor, t: Level, s: Level) -> Tensor:
+def _step(denoise: Denoise, levels: Sequence[Level], x: Tensor, t: Level, s: Level, middle: Middle) -> Tensor:
     first = denoise(x, t)
-    m = Levels.of(levels).middle(t, s)
+    m = Levels.of(levels).middle(t, s, exact=middle == "exact")
     if m is None:
         return straight(first, s)
     second = denoise(straight(first, m), m)

@@ -159,7 +159,13 @@ CALLS = [
     ("deis", N),
     ("lms", N),
     ("ipndm", N),
+    ("pndm", N + 1),
+    ({"kind": "pndm", "start": "runge_kutta"}, N + 9),
+    ({"kind": "pndm", "order": 2, "start": "runge_kutta"}, N + 3),
+    ("dpmpp_singlestep", N),
+    ({"kind": "dpmpp_singlestep", "order": 3}, N),
     ("consistency", N),
+    ("tcd", N),
     ({"kind": "restart", "restarts": 3, "inner_steps": 2}, 2 * N - 1 + 12),
     ({"kind": "predictor_corrector", "corrections": 2}, N + 2 * (N - 1)),
 ]
@@ -215,6 +221,10 @@ ORDERS = [
     *(({"kind": "unipc", "order": order, "b": b}, order + 1) for order in (1, 2, 3) for b in ("bh1", "bh2")),
     *(({"kind": kind, "order": order}, order) for kind in ("deis", "lms") for order in (1, 2, 3, 4)),
     *(({"kind": "ipndm", "order": order}, min(order, 2)) for order in (1, 2, 3, 4)),
+    *(({"kind": "pndm", "order": order, "start": "runge_kutta"}, min(order, 2)) for order in (1, 2, 4)),
+    *(({"kind": "pndm", "order": order, "start": "heun"}, min(order, 2)) for order in (2, 4)),
+    *(({"kind": "dpmpp_singlestep", "solver": solver}, 2) for solver in ("midpoint", "heun")),
+    ({"kind": "tcd", "gamma": 0.0}, 1),
 ]
 
 
@@ -381,6 +391,61 @@ def test_consistency_sampling_draws_all_noise_anew_over_that_of_its_end(end):
     assert len(drawn) == 3
     for x, level, z in zip(seen[1:], levels[1:], drawn, strict=False):
         torch.testing.assert_close(x, 0.3 + math.sqrt(level.sigma**2 - end.sigma**2) * z)
+
+
+def test_the_single_step_solver_of_third_order_is_one_where_its_steps_begin():
+    """Within a step, the levels that only the estimates are made at have lower orders."""
+    for at in (vp_at, ve_at, flow_at):
+        errors = []
+        for steps in (20, 40, 80):
+            levels, seen = uniform(at, 3 * steps + 1), {}
+
+            def watched(x, level, seen=seen):
+                seen[level] = x
+                return gaussian(M, S)(x, level)
+
+            x = start(levels, normal(*SHAPE))
+            Sampler.choose({"kind": "dpmpp_singlestep", "order": 3}).sample(watched, levels, x, Stream())
+            begins = levels[:-1:3]
+            errors.append(max((seen[level] - exact_ode(x, levels[0], level)).abs().max().item() for level in begins))
+        assert math.log2(errors[-2] / errors[-1]) == pytest.approx(3, abs=0.35), errors
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
+def test_tcd_is_between_ddim_and_consistency_sampling(gamma):
+    process = Process.choose("ddpm")
+    levels = Spacing.choose("trailing").levels(process, 4)
+    seen, noise = [], Stream()
+
+    def watched(x, level):
+        seen.append((x, level))
+        return gaussian(M, S)(x, level)
+
+    x = start(levels, normal(*SHAPE))
+    end = Sampler.choose({"kind": "tcd", "gamma": gamma}).sample(watched, levels, x, noise)
+    if gamma != 0.3:
+        other = Sampler.choose("ddim" if gamma == 0 else "consistency")
+        torch.testing.assert_close(end, other.sample(gaussian(M, S), levels, x, Stream()))
+        return
+    below = process.level(524)  # 0.7 of the way from the clean end to time 749: -1 + 0.7 * 750
+    estimate = gaussian(M, S)(x, levels[0])
+    down = below.alpha * estimate.x0 + below.sigma * estimate.eps
+    ratio = levels[1].alpha / below.alpha
+    expected = ratio * down + math.sqrt(levels[1].sigma ** 2 - (ratio * below.sigma) ** 2) * Stream()()
+    torch.testing.assert_close(seen[1][0], expected)
+    assert noise.draws == 3
+
+
+@pytest.mark.parametrize("between", ["log_snr", "ratio"])
+def test_the_middle_of_dpm_2_may_be_exact(between):
+    """Then there is one between neighbouring times too: the network sees the time where the log-SNR is linear."""
+    levels = Spacing.choose("trailing").levels(Process.choose({"kind": "ddpm", "between": between}), 1000)
+    sampler = Sampler.choose({"kind": "dpm_2", "middle": "exact"})
+    assert sampler.calls(levels) == 1999
+    seen = sampler.levels_called(levels)
+    for t, m, s in zip(seen[:20:2], seen[1:20:2], seen[2:21:2], strict=True):
+        assert half_log_snr(m) == pytest.approx((half_log_snr(t) + half_log_snr(s)) / 2)
+        assert m.time == pytest.approx((t.time + s.time) / 2)
 
 
 # --- settings

@@ -36,6 +36,13 @@ DETERMINISTIC = [
     {"kind": "dpmpp_3m_sde", "eta": 0.0},
     *({"kind": "unipc", "order": order, "b": b} for order in (1, 2, 3) for b in ("bh1", "bh2")),
     *({"kind": kind, "order": order} for kind in ("deis", "lms", "ipndm") for order in (1, 2, 3, 4)),
+    *({"kind": "pndm", "order": order, "start": start} for order in (2, 4) for start in ("heun", "runge_kutta")),
+    *(
+        {"kind": "dpmpp_singlestep", "order": order, "solver": kind}
+        for order in (2, 3)
+        for kind in ("midpoint", "heun")
+    ),
+    {"kind": "dpm_2", "middle": "exact"},
 ]
 
 
