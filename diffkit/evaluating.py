@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -25,6 +27,8 @@ from diffkit.pipeline import Pipeline
 from diffkit.random import numpy_generator
 from diffkit.recipe.tables import Sample
 from diffkit.spec import Many, Spec
+from diffkit.storage.files import sha256
+from diffkit.storage.runs import find_classifier, find_weights
 
 Part = tuple[Tensor, Tensor | None]
 """Some images, uint8 ``[n, C, H, W]``, and the labels ``[n]`` that they were made for, if any."""
@@ -71,6 +75,91 @@ class Evaluation:
         return {"scores": scores, **self.about}
 
 
+class Reference:
+    """Real images that others are compared with. Their features are extracted once, when they are first needed.
+
+    Args:
+        dataset: The data set, as the part of it that is compared with.
+        measures: What is measured.
+        count: Number of the data set's images, always the same ones; all by default.
+        device: Where features are extracted.
+
+    Raises:
+        UserError: If features cannot be had, or there are not so many images.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        measures: Measures | None = None,
+        *,
+        count: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.dataset, self.measures = dataset, measures or Measures()
+        self.data = dataset.info()
+        self._images = dataset.open()
+        self._numbers = _chosen(self._images, count)
+        self._features = self.measures.features_for(self.data)
+        self._extractor = self._features.prepare(dataset, device)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of all pixels."""
+        digest = hashlib.sha256()
+        for rows in torch.split(self._numbers, AT_ONCE):
+            digest.update(self._images.pixels(rows).cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _real(self) -> _Gathered:
+        real = _Gathered(self._extractor, self.data)
+        with progress_bar("features of the data set", total=len(self._numbers)) as advance:
+            for rows in torch.split(self._numbers, AT_ONCE):
+                real.add(self._images.pixels(rows).cpu(), self._images.labels(rows))
+                advance(len(rows))
+        return real
+
+    def about(self) -> dict[str, Any]:
+        """Return what has to be known to compare what is found, as what JSON can hold; no feature is extracted."""
+        return {
+            "features": self._features.about(self._extractor),
+            "reference": {
+                "dataset": self.dataset.model_dump(mode="json"),
+                "count": len(self._numbers),
+                "sha256": self.sha256,
+            },
+            "metrics": [metric.model_dump(mode="json") for metric in self.measures.metrics],
+        }
+
+    def compare(self, made: Iterable[Part]) -> Evaluation:
+        """Compare images with these.
+
+        Args:
+            made: The images, in parts; asked for once the features of the real images are known.
+
+        Raises:
+            UserError: If there are too few images, or they are of another size.
+        """
+        real = self._real
+        generated = _Gathered(self._extractor, self.data)
+        for pixels, labels in made:
+            generated.add(pixels, labels)
+        scores: dict[str, Score] = {}
+        for metric in self.measures.metrics:
+            try:
+                scores |= metric.scores(generated.features, real.features)
+            except ValueError as error:
+                raise UserError(f"metric = {metric.kind}: {error}") from None
+        if (accuracy := generated.accuracy()) is not None:
+            scores["accuracy"] = accuracy
+        of_real = real.accuracy()
+        about = {"images": {"count": len(generated), "sha256": generated.sha256}, **self.about()}
+        about["features"]["dimensions"] = real.features.shape[1]
+        about["reference"]["accuracy"] = None if of_real is None else of_real.value
+        return Evaluation(scores, about)
+
+
 def evaluate_model(
     pipeline: Pipeline,
     settings: Sample,
@@ -93,14 +182,22 @@ def evaluate_model(
     Raises:
         UserError: If the model cannot be sampled so, or as `evaluate`.
     """
-    pipeline.check(settings)  # before features, which may take minutes
+    check_sampling(pipeline, settings)  # before features, which may take minutes
+    about = about_sampling(pipeline, settings, seed)
+    real = Reference(pipeline.dataset(split), measures, count=reference, device=pipeline.device)
+    found = real.compare(sampled(pipeline, settings, seed))
+    return Evaluation(found.scores, {"sampling": about, **found.about})
+
+
+def check_sampling(pipeline: Pipeline, settings: Sample) -> None:
+    """Check that a model's samples can be evaluated.
+
+    Raises:
+        UserError: If it cannot be sampled so.
+    """
+    pipeline.check(settings)
     pipeline.check_condition(None)
     pipeline.check_vectors(None)
-    about = about_sampling(pipeline, settings, seed)
-    made = sampled(pipeline, settings, seed)
-    dataset = pipeline.dataset(split)
-    found = evaluate(made, dataset, measures, reference=reference, device=pipeline.device)
-    return Evaluation(found.scores, {"sampling": about, **found.about})
 
 
 def evaluate(
@@ -123,42 +220,7 @@ def evaluate(
     Raises:
         UserError: If features cannot be had, there are too few images, or they are of different sizes.
     """
-    measures = measures or Measures()
-    data, images = dataset.info(), dataset.open()
-    numbers = _chosen(images, reference)
-    features = measures.features_for(data)
-    extractor = features.prepare(dataset, device)
-    with progress_bar("features of the data set", total=len(numbers)) as advance:
-        real = _Gathered(extractor, data)
-        for rows in torch.split(numbers, AT_ONCE):
-            real.add(images.pixels(rows).cpu(), images.labels(rows))
-            advance(len(rows))
-    generated = _Gathered(extractor, data)
-    for pixels, labels in made:
-        generated.add(pixels, labels)
-    scores: dict[str, Score] = {}
-    for metric in measures.metrics:
-        try:
-            scores |= metric.scores(generated.features, real.features)
-        except ValueError as error:
-            raise UserError(f"metric = {metric.kind}: {error}") from None
-    if (accuracy := generated.accuracy()) is not None:
-        scores["accuracy"] = accuracy
-    of_real = real.accuracy()
-    return Evaluation(
-        scores,
-        {
-            "images": {"count": len(generated), "sha256": generated.sha256},
-            "features": {**features.about(extractor), "dimensions": real.features.shape[1]},
-            "reference": {
-                "dataset": dataset.model_dump(mode="json"),
-                "count": len(real),
-                "sha256": real.sha256,
-                "accuracy": None if of_real is None else of_real.value,
-            },
-            "metrics": [metric.model_dump(mode="json") for metric in measures.metrics],
-        },
-    )
+    return Reference(dataset, measures, count=reference, device=device).compare(made)
 
 
 class _Gathered:
@@ -213,21 +275,27 @@ def _chosen(images: Images, count: int | None) -> Tensor:
     return torch.from_numpy(numpy_generator(0, "reference").permutation(len(images))[:count]).sort().values
 
 
-def sampled(pipeline: Pipeline, settings: Sample, seed: int = 0) -> Iterator[Part]:
-    """Sample images, `settings.count` of them, with a progress bar. A class-conditional model gets the classes in turn.
+def sampled(
+    pipeline: Pipeline, settings: Sample, seed: int = 0, on_call: Callable[[int], None] | None = None
+) -> Iterator[Part]:
+    """Sample images, `settings.count` of them. A class-conditional model gets the classes in turn.
 
     Args:
         pipeline: The model.
         settings: How to sample.
         seed: Image i depends on it and on i only.
+        on_call: Told the number of images after each call of the network; by default a progress bar is shown.
 
     Raises:
         UserError: If the model cannot be sampled so.
     """
+    if on_call is not None:
+        for batch in pipeline.batches(settings.count, settings, seed=seed, on_call=on_call):
+            yield batch.images, batch.labels
+        return
     calls = settings.sampler.calls(settings.spacing.levels(pipeline.recipe.process, settings.steps))
     with progress_bar("sampling", total=settings.count * calls) as advance:
-        for batch in pipeline.batches(settings.count, settings, seed=seed, on_call=advance):
-            yield batch.images, batch.labels
+        yield from sampled(pipeline, settings, seed, advance)
 
 
 def about_sampling(pipeline: Pipeline, settings: Sample, seed: int) -> dict[str, Any]:
@@ -242,6 +310,33 @@ def about_sampling(pipeline: Pipeline, settings: Sample, seed: int) -> dict[str,
         "network_calls": len(called),
         "network_evaluations": sum(settings.guidance.evaluations(level) for level in called),
     }
+
+
+def about_model(pipeline: Pipeline) -> dict[str, Any]:
+    """Return the name of a model's recipe, and a hash of all of the model that has a part in its images: the
+    weights, whichever file they come from, and what the recipe says of network, process and objective."""
+    digest = hashlib.sha256()
+    recipe = pipeline.recipe.model_dump(mode="json", include={"process", "objective", "model"})
+    digest.update(digest_of([recipe, vars(pipeline.data)]).encode())
+    for name, tensor in pipeline.network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return {"recipe": pipeline.recipe.name, "sha256": digest.hexdigest()}
+
+
+def identity_of(settings: Sample) -> dict[str, Any]:
+    """Return what of the settings of sampling has a part in the images, as what JSON can hold."""
+    guide, classifier = settings.guidance.guide_file, settings.guidance.classifier_file
+    return {
+        **settings.model_dump(mode="json", exclude={"batch_size"}),
+        "guide": None if guide is None else sha256(find_weights(guide, "ema")),
+        "classifier": None if classifier is None else sha256(find_classifier(classifier)),
+    }
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of what JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_images(path: Path, data: DataInfo) -> Iterator[Part]:

@@ -21,7 +21,7 @@ from diffkit.diffusion.process import Level
 from diffkit.errors import CheckpointError, UserError, did_you_mean
 from diffkit.nn.base import Ports
 from diffkit.random import ImageNoise, derive_seed
-from diffkit.recipe.rules import guidance_refused, spacing_refused
+from diffkit.recipe.rules import guidance_refused, spacing_refused, walk_refused
 from diffkit.recipe.tables import Recipe, Sample
 from diffkit.storage.checkpoint import read_weights, recipe_of
 from diffkit.storage.classifier import read_classifier
@@ -158,6 +158,8 @@ class Pipeline:
             raise UserError(f"{problem.key} = {problem.value}: {problem.message}")
         if reason := guidance_refused(self.recipe, settings.guidance):
             raise UserError(f"guidance = {settings.guidance.weight}: {reason}")
+        if reason := walk_refused(self.recipe, settings):
+            raise UserError(reason)
         self._guide(settings.guidance)
         self._classifier(settings.guidance)
 

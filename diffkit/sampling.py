@@ -244,7 +244,7 @@ def new_folder(source: Path, out: Path | None, name: str) -> Path:
             raise UserError(f"{out}: exists already and is not an empty folder: name another one with --out")
         out.mkdir(parents=True, exist_ok=True)
         return out
-    parent = _run_of(source) / SAMPLES
+    parent = run_of(source) / SAMPLES
     parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
@@ -256,7 +256,7 @@ def new_folder(source: Path, out: Path | None, name: str) -> Path:
             number += 1
 
 
-def _run_of(source: Path) -> Path:
+def run_of(source: Path) -> Path:
     """Return the run folder that a run, checkpoint or weights file belongs to; else the working directory."""
     for folder in (source, *source.parents):
         if (folder / RECIPE).is_file() and (folder / CHECKPOINTS).is_dir():

@@ -33,9 +33,16 @@ class SampleGrid(Callback):
     """Number of sampling steps; that of the recipe's `[sample]` table by default."""
 
     def problems(self, recipe: Recipe) -> list[Problem]:
-        """Return that the process cannot be sampled in so many steps."""
-        reason = None if self.steps is None else recipe.sample.spacing.refuses(recipe.process, self.steps)
-        return [Problem("steps", reason, self.steps)] if reason else []
+        """Return that the process cannot be sampled in so many steps, or a student of a distillation not so."""
+        if self.steps is None and self.sampler is None:
+            return []
+        sampler, steps = self.sampler or recipe.sample.sampler, self.steps or recipe.sample.steps
+        if self.steps is not None and (reason := recipe.sample.spacing.refuses(recipe.process, self.steps)):
+            return [Problem("steps", reason, self.steps)]
+        if recipe.distillation is None:
+            return []
+        reason = recipe.distillation.refuses_walk(recipe.process, sampler, recipe.sample.spacing, steps)
+        return [Problem("sampler" if self.steps is None else "steps", reason)] if reason else []
 
     @hookimpl
     def on_train_step(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:

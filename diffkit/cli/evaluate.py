@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from diffkit.cli.options import Device, Force, PluginFiles
+from diffkit.cli.options import Device, FeaturesKind, Force, PluginFiles, ReferenceCount, SplitName
 
 if TYPE_CHECKING:
     from diffkit.data.base import Dataset
@@ -28,21 +28,10 @@ def command(
         list[str] | None,
         typer.Option(metavar="KIND", help="A metric, or its table; repeat it for several. All by default."),
     ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND",
-            help="What metrics compare, or its table; by default a classifier where there are labels, else inception.",
-        ),
-    ] = None,
+    features: FeaturesKind = None,
     count: Annotated[int, typer.Option(min=1, help="Number of images to sample.")] = 1000,
-    split: Annotated[
-        Literal["train", "test"] | None,
-        typer.Option(help="Part of the data set; the one for testing by default, where there is one."),
-    ] = None,
-    reference: Annotated[
-        int | None, typer.Option(min=1, help="Number of the data set's images, chosen by chance; all by default.")
-    ] = None,
+    split: SplitName = None,
+    reference: ReferenceCount = None,
     seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and on i only.")] = 0,
     weights: Annotated[Literal["ema", "raw"], typer.Option(help="Averaged or last weights.")] = "ema",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Number of images at once.")] = None,
@@ -76,7 +65,7 @@ def command(
     refuse_existing(out, force=force)
     load_plugins(plugin)
     run, overrides = run_and_overrides(run, overrides)
-    measures, chosen = _measures(metric, features), _dataset(data)
+    measures, chosen = chosen_measures(metric, features), _dataset(data)
     if chosen is not None and images is None:
         raise UserError("--data is for --images: what a model samples is compared with its own data set")
     on = pick_device(device)
@@ -95,13 +84,14 @@ def command(
         calls = found.about["sampling"]["network_calls"]
         way = f"{settings.sampler.kind} in {calls} network calls"
         head = f"{source}: {settings.count} images, {weights} weights, seed {seed}, {way}"
-    print(f"{head}\n{_against(found.about)}\n{found.table()}")
+    print(f"{head}\nagainst {against(found.about)}\n{found.table()}")
     if out is not None:
         write_new(out, json.dumps({**about, **found.to_json()}, indent=2) + "\n", force=force)
         print(out)
 
 
-def _measures(metrics: list[str] | None, features: str | None) -> Measures:
+def chosen_measures(metrics: list[str] | None, features: str | None) -> Measures:
+    """Return what is to be measured, as the options of a command line say."""
     from diffkit.evaluating import Measures
     from diffkit.recipe.overrides import apply_override
 
@@ -140,7 +130,7 @@ def _said() -> Iterator[None]:
         raise RecipeError("settings of the evaluation", problems_of(error)) from None
 
 
-def _against(about: dict[str, Any]) -> str:
+def against(about: Mapping[str, Any]) -> str:
     """Say what the images were compared with, and how."""
     reference, features = about["reference"], about["features"]
     split = reference["dataset"].get("split")
@@ -149,4 +139,4 @@ def _against(about: dict[str, Any]) -> str:
     names = reference["accuracy"]
     right = "" if names is None else f", right for {names:.2%} of these"
     dimensions = f"{features['dimensions']} features of {features['kind']}{digest}{right}"
-    return f"against {reference['count']} images of {reference['dataset']['kind']}{part}, {dimensions}"
+    return f"{reference['count']} images of {reference['dataset']['kind']}{part}, {dimensions}"

@@ -29,6 +29,7 @@ COMMANDS = {
     "sample": "diffkit.cli.sample",
     "edit": "diffkit.cli.edit",
     "evaluate": "diffkit.cli.evaluate",
+    "sweep": "diffkit.cli.sweep",
     "likelihood": "diffkit.cli.likelihood",
     "import": "diffkit.cli.import_",
     "export": "diffkit.cli.export",

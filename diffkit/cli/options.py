@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -40,3 +40,17 @@ OutFile = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+FeaturesKind = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="What metrics compare, or its table; by default a classifier where there are labels, else inception.",
+    ),
+]
+SplitName = Annotated[
+    Literal["train", "test"] | None,
+    typer.Option(help="Part of the data set; the one for testing by default, where there is one."),
+]
+ReferenceCount = Annotated[
+    int | None, typer.Option(min=1, help="Number of the data set's images, chosen by chance; all by default.")
+]

@@ -27,12 +27,15 @@ def command(
     from diffkit.cli.common import load_plugins, pick_device
     from diffkit.storage.runs import new_run, newest_run
     from diffkit.train.loop import train
+    from diffkit.train.teacher import read_teacher
 
     plugins = load_plugins(plugin)
     chosen = plugins.open_recipe(recipe, overrides or ())
     where = pick_device(device)
     if dry_run:
         images = chosen.data.open()
+        if chosen.distillation is not None:
+            read_teacher(chosen, chosen.distillation, chosen.data.info())
         print(f"{chosen.name}: ok: {len(images)} images of {'×'.join(map(str, chosen.data.info().shape))}, on {where}")
         return
     folder = run or (newest_run(name=chosen.name) if resume else new_run(chosen.name))

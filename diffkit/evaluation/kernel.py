@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffkit.evaluation.base import Metric, Score, check_features
+from diffkit.evaluation.base import Jackknife, Metric, Score, check_features
 
 ROWS = 1024
 """So many rows of a kernel's matrix are held at once."""
@@ -49,14 +49,8 @@ def kernel_distance(generated: Tensor, real: Tensor) -> Score:
 
     without_x = distance(within_x - 2 * own_x, within_y, across - x_to_y, n - 1, m)
     without_y = distance(within_x, within_y - 2 * own_y, across - y_to_x, n, m - 1)
-    variance = _jackknife_variance(without_x) + _jackknife_variance(without_y)
-    return Score(distance(within_x, within_y, across, n, m).item(), variance.sqrt().item())
-
-
-def _jackknife_variance(without: Tensor) -> Tensor:
-    """Return the variance of an estimate from the estimates without each of the samples (Efron & Stein 1981)."""
-    count = len(without)
-    return (count - 1) / count * (without - without.mean()).square().sum()
+    found = Jackknife(distance(within_x, within_y, across, n, m).item(), without_x, without_y)
+    return Score(found.value, found.error, found)
 
 
 def _row_sums(x: Tensor, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from diffkit.diffusion.process import DiscreteProcess, Process
 from diffkit.diffusion.spacing import Spacing
 from diffkit.errors import DataError, Problem
 from diffkit.nn.base import TimeEmbedding
-from diffkit.recipe.tables import ClassifierTraining, Recipe
+from diffkit.recipe.tables import ClassifierTraining, Recipe, Sample
 
 
 def find_problems(recipe: Recipe) -> list[Problem]:
@@ -24,6 +24,7 @@ def find_problems(recipe: Recipe) -> list[Problem]:
         *_training(recipe),
         *_sampling(recipe),
         *_callbacks(recipe),
+        *_distillation(recipe),
         *(classifier_problems(recipe, recipe.classifier) if recipe.classifier is not None else ()),
     ]
 
@@ -114,6 +115,21 @@ def _sampling(recipe: Recipe) -> list[Problem]:
     return problems
 
 
+def _distillation(recipe: Recipe) -> list[Problem]:
+    if recipe.distillation is None:
+        return []
+    problems = recipe.distillation.problems(recipe.process, recipe.objective, recipe.train.steps)
+    if recipe.model.init_from is not None:
+        message = "a student starts from its teacher: leave this out"
+        problems.append(Problem("model.init_from", message, str(recipe.model.init_from)))
+    if recipe.distillation.guidance != 1 and not recipe.model.class_conditional:
+        message = "guidance needs a class-conditional teacher: leave this out"
+        problems.append(Problem("distillation.guidance", message, recipe.distillation.guidance))
+    if reason := walk_refused(recipe, recipe.sample):
+        problems.append(Problem("sample", reason))
+    return problems
+
+
 def _callbacks(recipe: Recipe) -> list[Problem]:
     return [
         replace(problem, key=f"callbacks[{i}].{problem.key}")
@@ -136,6 +152,16 @@ def guidance_refused(recipe: Recipe, guidance: Guidance) -> str | None:
     return guidance.refuses(
         class_conditional=recipe.model.class_conditional, label_dropout=recipe.objective.label_dropout
     )
+
+
+def walk_refused(recipe: Recipe, sample: Sample) -> str | None:
+    """Return why a student of this recipe cannot be sampled so, and what to do; None if it can, or is no student."""
+    distillation = recipe.distillation
+    if distillation is None:
+        return None
+    if distillation.guidance != 1 and sample.guidance.weight != 1:
+        return f"the student has learned images of the guidance {distillation.guidance:g}: set guidance = 1"
+    return distillation.refuses_walk(recipe.process, sample.sampler, sample.spacing, sample.steps)
 
 
 def classifier_problems(recipe: Recipe, settings: ClassifierTraining) -> list[Problem]:

@@ -9,6 +9,7 @@ from pydantic import Field
 from diffkit.callbacks.base import Callback
 from diffkit.data.augmentation import Augmentation
 from diffkit.data.base import Dataset
+from diffkit.diffusion.distillation.base import Distillation
 from diffkit.diffusion.guidance import Guidance
 from diffkit.diffusion.objective import Objective
 from diffkit.diffusion.process import Process
@@ -113,6 +114,8 @@ class Recipe(Spec):
     """How the network is trained."""
     sample: Sample = Field({}, validate_default=True)
     """How images are sampled."""
+    distillation: Distillation | None = None
+    """From whom the network learns to make images in few steps; without this table it learns from the images alone."""
     classifier: ClassifierTraining | None = None
     """A classifier for guidance, as `diffkit train-classifier` trains it; without this table, one with all its
     defaults."""

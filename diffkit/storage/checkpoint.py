@@ -6,10 +6,11 @@ enough to sample from.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +100,16 @@ def read_weights(file: Path, holds: Holds = "model") -> tuple[Header, dict[str, 
         ), tensors
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(f"{file}: the header is damaged") from None
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return the texts in a weights file's header, as they are: its tensors stay unread.
+
+    Raises:
+        CheckpointError: If it is missing or damaged.
+    """
+    with _reading(file) as opened:
+        return opened.metadata() or {}
 
 
 def recipe_of(header: Header, source: Path) -> Recipe:
@@ -265,10 +276,21 @@ def _too_new(path: Path, version: object) -> CheckpointError:
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    with _reading(file) as opened:
+        return opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[Any]:
+    """Open a file of tensors.
+
+    Raises:
+        CheckpointError: If it is missing or damaged.
+    """
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file")
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
-            return opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            yield opened
     except (OSError, safetensors.SafetensorError, ValueError, TypeError) as error:
         raise CheckpointError(f"{file}: damaged, not a readable safetensors file ({error})") from None

@@ -23,6 +23,7 @@ from diffkit.train.hooks import Hooks
 from diffkit.train.resume import check_same
 from diffkit.train.run import TrainingRun
 from diffkit.train.stop import StopRequest
+from diffkit.train.teacher import read_teacher
 
 ALWAYS = ("jsonl", "progress")
 """Callbacks that every run has; a recipe names them only to change their settings."""
@@ -54,6 +55,8 @@ def train(
     """
     stop = stop or StopRequest()
     data, images = recipe.data.info(), recipe.data.open()  # before there is a folder: data may be missing
+    if recipe.distillation is not None and not resume:
+        read_teacher(recipe, recipe.distillation, data)  # and no teacher that fits
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder), stop.listening(), torch.random.fork_rng(devices=[]):
         delete_leftovers(folder)
@@ -63,6 +66,8 @@ def train(
         run = TrainingRun(recipe, folder, data, images, torch.device(device))
         if resume and (newest := newest_whole(folder / CHECKPOINTS)):
             run.load(read_checkpoint(newest))
+        elif run.teacher is not None:
+            run.start_from_teacher(run.teacher)
         elif recipe.model.init_from is not None:
             report = run.start_from(recipe.model.init_from)
             Console(stderr=True).print(str(report), markup=False, highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from diffkit.data.base import DataInfo, Images
 from diffkit.data.batches import Batches
 from diffkit.data.pixels import to_uint8, to_unit
+from diffkit.diffusion.distillation.base import Phase
 from diffkit.diffusion.objective import Noise
 from diffkit.errors import CheckpointError, Diverged
 from diffkit.optim.average import EmaWeights
@@ -23,6 +25,7 @@ from diffkit.recipe.tables import Recipe, Sample
 from diffkit.storage.checkpoint import Checkpoint, make_header, rotate, write_checkpoint
 from diffkit.storage.runs import CHECKPOINTS
 from diffkit.train.components import from_plugins
+from diffkit.train.teacher import Teacher
 from diffkit.train.warm_start import WarmStart, warm_start
 
 HISTORY = "time_sampling"
@@ -45,6 +48,9 @@ class TrainingRun:
         self.recipe, self.folder, self.data, self.device = recipe, folder, data, device
         self.step = 0
         self.model = build_network(recipe, data, device)
+        self.teacher = None
+        if recipe.distillation is not None:
+            self.teacher = Teacher(recipe, recipe.distillation, data, device)
         self._images = images
         self.batches = Batches(images, settings.batch_size, recipe.seed, recipe.data.flip)
         self.optimizer = settings.optimizer.build(self.model.parameters())
@@ -78,13 +84,14 @@ class TrainingRun:
 
         All randomness is a pure function of the seed and the step, so no generator has a state to save.
         """
-        settings, objective, process = self.recipe.train, self.recipe.objective, self.recipe.process
+        settings, objective = self.recipe.train, self.recipe.objective
+        phase = self._phase()
+        if self.teacher is not None and self.step == phase.start and phase.number > 0:
+            self._succeed_teacher(self.teacher)
         whole, part = settings.batch_size, settings.device_batch_size or settings.batch_size
         torch.manual_seed(derive_seed(self.recipe.seed, "dropout", self.step))
         draw = torch_generator(self.device, self.recipe.seed, "step", self.step)
-        sampling = objective.time_sampling
-        times = sampling.draw(whole, process, draw, self.history)
-        weights = sampling.loss_weight(times, process, self.history)
+        times, weights = self._draw_times(whole, draw)
         hidden = torch.rand(whole, generator=draw, device=self.device) < objective.label_dropout
         noise = objective.draw_noise(whole, self.data.shape, draw)
         changes = settings.augmentation.draw(whole, draw)
@@ -98,15 +105,13 @@ class TrainingRun:
             pixels, labels = self.batches.batch(self.step, start, start + part)
             images = to_unit(pixels.to(self.device, non_blocking=True))
             images, vector = settings.augmentation.apply(images, changes[rows])
-            loss = objective.training_loss(
-                self._forward,
-                process,
+            loss = self._loss(
                 images,
                 self._shown(labels, hidden[rows]),
                 times[rows],
                 Noise(noise.target[rows], noise.shown[rows]),
-                vector=_joined(self.batches.vectors(self.step, start, start + part), vector, self.device),
-                self_condition=self_condition,
+                _joined(self.batches.vectors(self.step, start, start + part), vector, self.device),
+                self_condition,
             )
             losses.append(loss.detach())
             if weights is not None:
@@ -114,20 +119,69 @@ class TrainingRun:
             total = loss.sum() / whole
             torch.autograd.backward(total)
             self._loss_sum += total.detach()
-        sampling.remember(self.history, times, torch.cat(losses))
+        if self.teacher is None:
+            objective.time_sampling.remember(self.history, times, torch.cat(losses))
         self._loss_count += 1
         self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
-        factor = settings.lr_schedule.factor(self.step, settings.steps)
+        factor = settings.lr_schedule.factor(self.step - phase.start, phase.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.optimizer.lr * factor
         self.optimizer.step()
         self.step += 1
-        self.ema.update(self.step)
+        self.ema.update(self.step - phase.start)
+
+    def _phase(self) -> Phase:
+        """Return the part of the training that the next step is in."""
+        if self.recipe.distillation is None:
+            return Phase(0, 0, self.total_steps)
+        return self.recipe.distillation.phase(self.step, self.total_steps)
+
+    def _succeed_teacher(self, teacher: Teacher) -> None:
+        """Make the student's average the teacher, and begin anew from there."""
+        for network in (teacher.network, self.model):
+            self.ema.copy_to(network)
+        self.optimizer = self.recipe.train.optimizer.build(self.model.parameters())
+        self.ema = EmaWeights(self.model, self.recipe.train.ema)
+
+    def _draw_times(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Return the times of a step, or what stands for them in a distillation, and what their losses count."""
+        if self.teacher is not None:
+            return self.teacher.draw(count, self.step, draw), None
+        sampling, process = self.recipe.objective.time_sampling, self.recipe.process
+        times = sampling.draw(count, process, draw, self.history)
+        return times, sampling.loss_weight(times, process, self.history)
+
+    def _loss(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        times: Tensor,
+        noise: Noise,
+        vector: Tensor | None,
+        self_condition: bool,
+    ) -> Tensor:
+        """Return the loss of each image ``[N]``."""
+        if self.teacher is not None:
+            networks = self._forward, partial(self._call, self.teacher.network)
+            return self.teacher.loss(*networks, images, labels, times, noise.target, vector, self.step)
+        return self.recipe.objective.training_loss(
+            self._forward,
+            self.recipe.process,
+            images,
+            labels,
+            times,
+            noise,
+            vector=vector,
+            self_condition=self_condition,
+        )
 
     def _forward(self, *inputs: Tensor | None) -> Tensor:
         """Call the network in the precision of the recipe."""
+        return self._call(self._network, *inputs)
+
+    def _call(self, network: nn.Module, *inputs: Tensor | None) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bfloat16"):
-            output: Tensor = self._network(*inputs)
+            output: Tensor = network(*inputs)
         return output
 
     def _shown(self, labels: Tensor | None, hidden: Tensor) -> Tensor | None:
@@ -203,6 +257,8 @@ class TrainingRun:
         if not torch.stack([tensor.isfinite().all() for tensor in floating]).all():
             raise Diverged(f"weights are no longer finite at step {self.step}")
         header = make_header(self.recipe, self.data, from_plugins(self.recipe), self.step)
+        if self.teacher is not None:
+            header |= self.teacher.header()
         parent = self.folder / CHECKPOINTS
         folder = write_checkpoint(parent, self.step, header, weights, self.ema.state_dict(), self._optimizer_tensors())
         rotate(parent, self.recipe.train.keep_last, self.recipe.train.keep_every)
@@ -218,6 +274,16 @@ class TrainingRun:
         self.ema = EmaWeights(self.model, self.recipe.train.ema)
         return report
 
+    def start_from_teacher(self, teacher: Teacher) -> None:
+        """Begin with the weights of the teacher.
+
+        Raises:
+            UserError: If there are none, or the student would differ from it.
+        """
+        teacher.start()
+        self.model.load_state_dict(teacher.network.state_dict())
+        self.ema = EmaWeights(self.model, self.recipe.train.ema)
+
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, to the bit.
 
@@ -231,6 +297,8 @@ class TrainingRun:
             self._loss_sum.copy_(tensors.pop("trainer/loss_sum"))
             self._loss_count.copy_(tensors.pop("trainer/loss_count"))
             self._load_history(tensors)
+            if self.teacher is not None:
+                self.teacher.load(checkpoint, tensors)
             self._load_optimizer(tensors)
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.folder}: does not fit the recipe: {error}") from None
@@ -247,7 +315,9 @@ class TrainingRun:
             if value is not None
         }
         history = {f"{HISTORY}/{name}": tensor for name, tensor in self.history.items()}
-        return {**tensors, **history, "trainer/loss_sum": self._loss_sum, "trainer/loss_count": self._loss_count}
+        teacher = {} if self.teacher is None else self.teacher.tensors()
+        sums = {"trainer/loss_sum": self._loss_sum, "trainer/loss_count": self._loss_count}
+        return {**tensors, **history, **teacher, **sums}
 
     def _load_history(self, tensors: dict[str, Tensor]) -> None:
         """Take the history of the time sampling out of a checkpoint's tensors."""

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffkit.evaluation.base import Metric
-from diffkit.evaluation.frechet import frechet_distance
+from diffkit.evaluation.base import Jackknife, Metric
+from diffkit.evaluation.frechet import frechet_distance, frechet_jackknife
 from diffkit.evaluation.kernel import kernel_distance
 from diffkit.evaluation.manifold import DensityCoverage, PrecisionRecall
 from diffkit.testing import kinds_of
@@ -82,6 +82,61 @@ class TestFrechet:
         x, y = draw(50, 6), draw(60, 6, seed=1, shift=1)
         theirs = fid._compute_fid(x.mean(0), x.T.cov(), y.mean(0), y.T.cov())
         assert frechet_distance(x, y) == pytest.approx(theirs.item(), rel=1e-8)
+
+    def test_influences_are_derivatives_by_the_weights_of_images(self):
+        x, y = draw(9, 4), draw(12, 4, seed=1, shift=0.5)
+
+        def weighted(step, image):
+            """The distance from x's distribution, in which one image's weight grew by a step."""
+            weights = torch.full((9,), (1 - step) / 9, dtype=torch.float64)
+            weights[image] += step
+            centred = x - weights @ x
+            mean, cov = weights @ x, (weights[:, None] * centred).T @ centred * 9 / 8
+            eigenvalues = np.linalg.eigvals((cov @ y.T.cov()).numpy()).real
+            root = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
+            return float((mean - y.mean(0)).square().sum() + cov.trace() + y.T.cov().trace()) - 2 * root
+
+        found = frechet_jackknife(x, y)
+        for image in range(9):
+            slope = (weighted(1e-5, image) - weighted(-1e-5, image)) / 2e-5
+            assert (found.value - found.without_generated[image]).item() * 8 == pytest.approx(slope, rel=1e-5)
+        mirrored = frechet_jackknife(y, x)
+        assert torch.allclose(mirrored.without_real, found.without_generated)
+
+    @pytest.mark.parametrize(("n", "d"), [(60, 3), (40, 40)])
+    def test_the_error_is_the_spread_over_sets(self, n, d):
+        y = draw(300, d, seed=999)
+        found = [frechet_jackknife(draw(n, d, seed=i, shift=0.3, scale=1.2), y) for i in range(100)]
+        spread = np.std([f.value for f in found])
+        of_x = [Jackknife(0.0, f.without_generated, torch.zeros(2)).error for f in found]
+        assert 0.8 * spread < math.sqrt(np.mean(np.square(of_x))) < 1.5 * spread
+
+
+class TestDifferences:
+    def test_are_the_jackknifes_of_the_difference(self):
+        x, z, y = draw(7, 3), draw(7, 3, seed=2, scale=1.5), draw(5, 3, seed=1)
+        difference = kernel_distance(x, y).jackknife - kernel_distance(z, y).jackknife
+        assert difference.value == kernel_distance(x, y).value - kernel_distance(z, y).value
+
+        def without(i):
+            return torch.arange(7) != i
+
+        values = [kernel_distance(x[without(i)], y).value - kernel_distance(z[without(i)], y).value for i in range(7)]
+        assert difference.without_generated.tolist() == pytest.approx(values, rel=1e-9, abs=1e-12)
+
+    @pytest.mark.parametrize("metric", [frechet_jackknife, lambda x, y: kernel_distance(x, y).jackknife])
+    def test_know_what_two_sets_have_in_common(self, metric):
+        y = draw(80, 4, seed=1)
+        pairs = []
+        for seed in range(40):
+            x = draw(60, 4, seed=2 + seed)
+            pairs.append((metric(1.2 * x, y), metric(1.25 * x, y)))
+        differences = [one - other for one, other in pairs]
+        spread = np.std([difference.value for difference in differences])
+        stated = math.sqrt(np.mean([Jackknife(0, d.without_generated, torch.zeros(2)).error ** 2 for d in differences]))
+        assert 0.7 * spread < stated < 1.5 * spread
+        apart = math.sqrt(np.mean([one.error**2 + other.error**2 for one, other in pairs]))
+        assert stated < 0.3 * apart
 
 
 class TestKernel:

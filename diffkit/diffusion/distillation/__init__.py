@@ -1,0 +1,1 @@
+"""Distillation: students that learn to do in few steps what a teacher does in many."""

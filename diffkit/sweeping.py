@@ -1,0 +1,368 @@
+"""Quality against network calls: many ways of sampling one model, each evaluated alike, and which of them to take."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from diffkit import __version__
+from diffkit.data.progress import progress_bar
+from diffkit.errors import Interrupted, RecipeError, UserError
+from diffkit.evaluating import (
+    Reference,
+    about_model,
+    about_sampling,
+    check_sampling,
+    digest_of,
+    identity_of,
+    sampled,
+)
+from diffkit.evaluation.base import Jackknife
+from diffkit.pipeline import Pipeline
+from diffkit.recipe.tables import Sample
+from diffkit.sampling import sample_settings
+from diffkit.storage.files import sync, write_atomically
+
+CELLS = "cells.jsonl"
+"""One line a cell that is done."""
+
+STANDARD_ERRORS = 2.0
+"""Two estimates closer than so many standard errors of their difference are not told apart."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way of sampling, which is evaluated.
+
+    Attributes:
+        settings: How to sample.
+        calls: Network calls for each image.
+        evaluations: How often a network sees each image; guidance may take two for a call.
+    """
+
+    settings: Sample
+    calls: int
+    evaluations: int
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages and pictures."""
+        weight = self.settings.guidance.weight
+        return f"{self.sampler} in {self.settings.steps} steps" + ("" if weight == 1 else f" with guidance {weight:g}")
+
+    @property
+    def cost(self) -> str:
+        """What it costs, in words."""
+        twice = "" if self.evaluations == self.calls else f", {self.evaluations} evaluations"
+        return f"{self.calls} network calls{twice}"
+
+    @property
+    def sampler(self) -> str:
+        """The sampler's kind, with the settings that are not the kind's defaults."""
+        sampler = self.settings.sampler
+        changed = sampler.model_dump(mode="json", exclude={"kind"}, exclude_defaults=True)
+        return ", ".join([sampler.kind_name(), *(f"{name}={value}" for name, value in changed.items())])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do.
+
+    Attributes:
+        cells: The ways of sampling.
+        left_out: Why others can not be taken, by their names.
+    """
+
+    cells: tuple[Cell, ...]
+    left_out: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found for one cell.
+
+    Attributes:
+        cell: The way of sampling.
+        report: All there is to know, as what JSON can hold.
+        jackknife: The estimates of scores whose noise is known, by the scores' names.
+    """
+
+    cell: Cell
+    report: Mapping[str, Any]
+    jackknife: Mapping[str, Jackknife]
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The scores' values by name."""
+        return {name: score["value"] for name, score in self.report["scores"].items()}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The way of sampling to take.
+
+    Attributes:
+        found: The cell, as it was evaluated.
+        score: The name of the score that decided.
+        reason: Why, in a sentence.
+        same: All cells that are not told apart from the best one.
+    """
+
+    found: Found
+    score: str
+    reason: str
+    same: Sequence[Found]
+
+
+def plan(
+    pipeline: Pipeline,
+    samplers: Sequence[Any],
+    steps: Sequence[int],
+    guidance: Sequence[float] = (),
+    options: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+) -> Plan:
+    """Cross samplers, numbers of steps and guidance weights, before anything is sampled.
+
+    Args:
+        pipeline: The model.
+        samplers: Kinds of samplers, or their tables.
+        steps: Numbers of steps.
+        guidance: Weights of guidance; the recipe's by default.
+        options: Other settings of `[sample]` by name; None leaves the recipe's.
+        overrides: ``key=value`` texts, with keys as in the table `[sample]`.
+
+    Raises:
+        UserError: With all wrong settings; or if the model can be sampled in none of these ways, with the reasons.
+    """
+    cells: list[Cell] = []
+    problems: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    for sampler in samplers:
+        for weight in guidance or (None,):
+            for number in steps:
+                given = {**(options or {}), "sampler": sampler, "steps": number, "guidance": weight}
+                try:
+                    settings = sample_settings(pipeline.recipe, given, overrides)
+                except RecipeError as error:
+                    problems |= {str(problem): problem for problem in error.problems}  # the same for each number
+                    continue
+                cell = _cell(pipeline, settings)
+                if isinstance(cell, str):
+                    left_out[Cell(settings, 0, 0).name] = cell
+                elif cell not in cells:
+                    cells.append(cell)
+    if problems:
+        raise RecipeError("settings of the sweep", list(problems.values()))
+    if not cells:
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in left_out.items())
+        raise UserError(f"the model can be sampled in none of these ways:{reasons}")
+    return Plan(tuple(cells), left_out)
+
+
+def _cell(pipeline: Pipeline, settings: Sample) -> Cell | str:
+    """Return a cell, or why the model cannot be sampled so."""
+    try:
+        check_sampling(pipeline, settings)
+        about = about_sampling(pipeline, settings, seed=0)  # walks too, on a single pixel
+    except (UserError, ValueError) as error:
+        return str(error)
+    return Cell(settings, about["network_calls"], about["network_evaluations"])
+
+
+def sweep(
+    pipeline: Pipeline,
+    cells: Sequence[Cell],
+    reference: Reference,
+    folder: Path,
+    *,
+    seed: int = 0,
+    on_done: Callable[[Found], None] | None = None,
+) -> list[Found]:
+    """Evaluate all cells, with a progress bar: the same numbers of images, of the same seed.
+
+    Each cell is written down as soon as it is done, under a hash of all that has a part in it. A cell that is written
+    down already, by whichever sweep, is not done again.
+
+    Args:
+        pipeline: The model.
+        cells: The ways of sampling, as from `plan`.
+        reference: What samples are compared with.
+        folder: Where cells are written down.
+        seed: Image i depends on it and on i only.
+        on_done: Told of each cell.
+
+    Raises:
+        UserError: If there are too few images for a metric.
+        Interrupted: On Ctrl-C. The cells that were done are kept.
+    """
+    notes = _Notes(folder)
+    shared = {"diffkit": __version__, "model": about_model(pipeline), "seed": seed, **reference.about()}
+    keys = [digest_of({**shared, "sample": identity_of(cell.settings)}) for cell in cells]
+    found: dict[str, Found] = {}
+    work = sum(
+        cell.settings.count * cell.calls for cell, key in zip(cells, keys, strict=True) if key not in notes.written
+    )
+    try:
+        with progress_bar("sweep", total=work) as advance:
+            for cell, key in zip(cells, keys, strict=True):
+                if key not in notes.written:
+                    started = time.perf_counter()
+                    about = about_sampling(pipeline, cell.settings, seed)
+                    evaluation = reference.compare(sampled(pipeline, cell.settings, seed, advance))
+                    report = {
+                        "key": key,
+                        "seconds": round(time.perf_counter() - started, 3),
+                        "diffkit": __version__,
+                        "model": shared["model"],
+                        "sampling": about,
+                        **evaluation.to_json(),
+                    }
+                    kept = {name: score.jackknife for name, score in evaluation.scores.items()}
+                    notes.add(report, {name: jackknife for name, jackknife in kept.items() if jackknife is not None})
+                found[key] = Found(cell, *notes.written[key])
+                if on_done is not None:
+                    on_done(found[key])
+    except KeyboardInterrupt:
+        done = f"{len(found)} of {len(cells)} cells are done and kept in {folder}"
+        raise Interrupted(f"interrupted: {done}; the same command goes on from there") from None
+    return list(found.values())
+
+
+class _Notes:
+    """The cells that are done, in a file of one line for each, to which lines are only ever added.
+
+    Beside it is a file a cell of the estimates that its scores' noise was found from.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / "cells").mkdir(parents=True, exist_ok=True)
+        self._file = folder / CELLS
+        self.written: dict[str, tuple[dict[str, Any], dict[str, Jackknife]]] = {}
+        for line in self._file.read_bytes().split(b"\n") if self._file.exists() else ():
+            with contextlib.suppress(ValueError, KeyError, TypeError, OSError, SafetensorError):
+                # what a killed process left half written, or somebody damaged, is done again
+                report = json.loads(line)
+                content = self._beside(report["key"]).read_bytes()
+                if hashlib.sha256(content).hexdigest() == report["jackknife"]:
+                    self.written[report["key"]] = report, _unpacked(report["scores"], content)
+
+    def _beside(self, key: str) -> Path:
+        return self._folder / "cells" / f"{key}.safetensors"
+
+    def add(self, report: dict[str, Any], kept: dict[str, Jackknife]) -> None:
+        content = _packed(kept)
+        write_atomically(self._beside(report["key"]), content)
+        report = {**report, "jackknife": hashlib.sha256(content).hexdigest()}
+        with self._file.open("ab") as stream:  # one write at the end: two sweeps at once do not mix their lines
+            whole = stream.tell() == 0 or _last_byte(self._file) == b"\n"
+            stream.write((b"" if whole else b"\n") + json.dumps(report).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        sync(self._folder)
+        self.written[report["key"]] = report, kept
+
+
+def _last_byte(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read()
+
+
+def _packed(kept: Mapping[str, Jackknife]) -> bytes:
+    tensors: dict[str, Tensor] = {}
+    for name, jackknife in kept.items():
+        tensors |= {f"{name}.generated": jackknife.without_generated, f"{name}.real": jackknife.without_real}
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+def _unpacked(scores: Mapping[str, Any], content: bytes) -> dict[str, Jackknife]:
+    tensors = safetensors.torch.load(content)
+    return {
+        name: Jackknife(score["value"], tensors[f"{name}.generated"], tensors[f"{name}.real"])
+        for name, score in scores.items()
+        if f"{name}.generated" in tensors
+    }
+
+
+def deciding_score(found: Sequence[Found]) -> str | None:
+    """Return the name of the score that a recommendation goes by: the first whose noise is known; None without any."""
+    return next((name for name in found[0].values if all(name in one.jackknife for one in found)), None)
+
+
+def indistinguishable(found: Sequence[Found], score: str) -> list[Found]:
+    """Return those that are not told apart from the best one, by a score of which less is better.
+
+    A difference counts if it is larger than `STANDARD_ERRORS` of its standard errors, which is that of the difference
+    image by image: see `Jackknife`.
+    """
+    best = min(found, key=lambda one: one.jackknife[score].value)
+    return [one for one in found if not _is_worse(one, best, score)]
+
+
+def _is_worse(one: Found, best: Found, score: str) -> bool:
+    difference = one.jackknife[score] - best.jackknife[score]
+    return difference.value > STANDARD_ERRORS * difference.error
+
+
+def advise(found: Sequence[Found]) -> Advice | None:
+    """Recommend the cheapest way that is not told apart from the best one.
+
+    Cheapest in network evaluations; of two that cost the same, the one with the better score. None where no score's
+    noise is known.
+    """
+    score = deciding_score(found)
+    if score is None:
+        return None
+    best = min(found, key=lambda one: one.jackknife[score].value)
+    same = indistinguishable(found, score)
+    taken = min(same, key=lambda one: (one.cell.evaluations, one.jackknife[score].value))
+    value = f"{score} = {taken.jackknife[score].value:.4g}"
+    if taken is best:
+        cheaper = sum(one.cell.evaluations < best.cell.evaluations for one in found)
+        others = f", and all {cheaper} cheaper ones are worse by more than {STANDARD_ERRORS:g} standard errors"
+        return Advice(taken, score, f"{value} is the least found{others if cheaper else ''}", same)
+    difference = taken.jackknife[score] - best.jackknife[score]
+    return Advice(
+        taken,
+        score,
+        f"{value} is not told apart from the least, {best.jackknife[score].value:.4g} of {best.cell.name} "
+        f"({best.cell.cost}): the difference on the same noise is {difference.value:.2g} ± {difference.error:.2g}",
+        same,
+    )
+
+
+def to_json(found: Sequence[Found], advice: Advice | None, left_out: Mapping[str, str]) -> dict[str, Any]:
+    """Return a whole sweep as what JSON can hold: the recommendation, and all cells with all that was found."""
+    return {
+        "recommended": None if advice is None else _of_advice(advice),
+        "left_out": dict(left_out),
+        "cells": [{"name": one.cell.name, **one.report} for one in found],
+    }
+
+
+def _of_advice(advice: Advice) -> dict[str, Any]:
+    cell = advice.found.cell
+    return {
+        "name": cell.name,
+        "sampler": cell.settings.sampler.model_dump(mode="json"),
+        "steps": cell.settings.steps,
+        "guidance": cell.settings.guidance.weight,
+        "network_calls": cell.calls,
+        "network_evaluations": cell.evaluations,
+        "score": advice.score,
+        "reason": advice.reason,
+        "not_told_apart_from_the_best": [one.cell.name for one in advice.same],
+    }
