@@ -52,7 +52,7 @@ class ClassifierFeatures(Features):
     """Number of channels of the first level."""
     size: int = Field(128, ge=1, le=8192)
     """Number of features."""
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(3000, ge=1)
     """Number of training steps."""
     batch_size: int = Field(128, ge=1)
     """Number of images of one step."""
