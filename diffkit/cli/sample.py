@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Sample images of a trained model: numbered files and one grid."""
     from diffkit.cli.common import load_plugins, parse_size, pick_device, run_and_overrides
-    from diffkit.interop.formats import load_any
+    from diffkit.interop.formats import is_foreign, load_any
     from diffkit.sampling import describe_walk, sample_settings, sample_to_folder
     from diffkit.storage.runs import newest_run
 
@@ -60,7 +60,7 @@ def command(
     pipeline = load_any(source, weights, pick_device(device), allow_pickle=allow_pickled_weights, steps=steps)
     pipeline.shape(sides)
     options: dict[str, Any] = {
-        "steps": steps,
+        "steps": None if is_foreign(source) else steps,  # a model of another library was read for them
         "sampler": sampler,
         "count": count,
         "batch_size": batch_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal, Self
 
@@ -12,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from diffkit.diffusion.process import ContinuousProcess, DiscreteProcess, Process
+from diffkit.diffusion.process import ContinuousProcess, DiscreteProcess, Level, Process
 from diffkit.diffusion.spacing import Spacing, distinct, part_times
 from diffkit.spec import Many
 
@@ -109,6 +110,8 @@ class TimeList(Spacing):
     times: Many[float] = Field(min_length=1)
     """The times of the process, strictly falling: 0 to T - 1 for `ddpm`, where fractions are between two times; sigma
     for `edm`; 0 to 1 for `flow`. As many as the sampler takes steps."""
+    shown: Many[float] | None = None
+    """The times that the network is shown at these, where they are others, such as rounded ones; as many."""
 
     @classmethod
     def example_settings(cls) -> dict[str, list[float]]:
@@ -120,12 +123,14 @@ class TimeList(Spacing):
         for before, after in pairwise(self.times):
             if before <= after:
                 raise ValueError(f"times must fall strictly, but {after:g} follows {before:g}")
+        if self.shown is not None and len(self.shown) != len(self.times):
+            raise ValueError(f"shown has {len(self.shown)} times, but there are {len(self.times)} times to show")
         return self
 
     def refuses(self, process: Process, count: int) -> str | None:
         """Return that there is another number of times, or one that the process has not."""
         try:
-            for time in self.times:
+            for time in (*self.times, *(self.shown or ())):
                 process.level(time)
         except ValueError as error:
             return str(error)
@@ -136,3 +141,8 @@ class TimeList(Spacing):
     def visited(self, process: Process, count: int) -> Sequence[float]:
         """Return the times."""
         return self.times
+
+    def at(self, process: Process, times: Sequence[float]) -> list[Level]:
+        """Return the levels, as the network is shown them."""
+        shown = [process.level(time).time for time in self.shown or times]
+        return [replace(level, time=time) for level, time in zip(super().at(process, times), shown, strict=True)]

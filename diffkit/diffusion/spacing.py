@@ -43,6 +43,10 @@ class Spacing(Component):
             return 'the last step starts at the least noise already, so it cannot end there: set end = "clean"'
         return None
 
+    def at(self, process: Process, times: Sequence[float]) -> list[Level]:
+        """Return the levels of the times that are visited."""
+        return [process.level(time) for time in times]
+
     def levels(self, process: Process, count: int) -> Levels:
         """Return the `count` levels to denoise at, and after them the end: `count` + 1 in all.
 
@@ -54,7 +58,7 @@ class Spacing(Component):
         if reason := self.refuses(process, count):
             raise ValueError(reason)
         times = self.visited(process, count)
-        visited = [process.level(time) for time in times]
+        visited = self.at(process, times)
         end = CLEAN if self.end == "clean" else process.level(_least_time(process))
         scale = visited[0].sigma if self.start == "noise" else None
         time_of = dict(zip(visited, times, strict=True))

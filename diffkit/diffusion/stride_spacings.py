@@ -45,7 +45,37 @@ class StrideSpacing(Spacing):
         return part_times(process, self.parts(count, _least(process)))
 
 
-class Leading(StrideSpacing):
+class Divided(StrideSpacing):
+    """A spacing that may leave out the last of its times."""
+
+    without_last: bool = False
+    """Divide into one time more, and leave out the last: as other libraries space their multistep solvers, for which
+    that one is where the walk ends."""
+
+    @abstractmethod
+    def divided_times(self, count: int, total: int) -> list[int]:
+        """Return `count` times as `times` does, the last among them."""
+
+    @abstractmethod
+    def divided_parts(self, count: int, least: float) -> list[float]:
+        """Return `count` parts as `parts` does, the last among them."""
+
+    def refuses(self, process: Process, count: int) -> str | None:
+        """Return that no time is left to leave out."""
+        if self.without_last and isinstance(process, DiscreteProcess) and count == process.steps:
+            return f"without_last = true leaves out one of {count} times, so at most {count - 1} steps can be taken"
+        return super().refuses(process, count)
+
+    def times(self, count: int, total: int) -> list[int]:
+        """Return the times, falling."""
+        return self.divided_times(count + self.without_last, total)[:count]
+
+    def parts(self, count: int, least: float) -> list[float]:
+        """Return the parts, falling."""
+        return self.divided_parts(count + self.without_last, least)[:count]
+
+
+class Leading(Divided):
     """Equal strides from the clean end: the noisiest times are left out.
 
     ``t_i = i floor(T / n) + offset`` (Song et al. 2021, appendix D.2, "linear"; Lin et al. 2023, table 2).
@@ -61,13 +91,13 @@ class Leading(StrideSpacing):
             return f"offset = {self.offset} counts numbered times, which the process '{process.kind}' has not: set 0"
         return super().refuses(process, count)
 
-    def times(self, count: int, total: int) -> list[int]:
+    def divided_times(self, count: int, total: int) -> list[int]:
         """Return the times, falling."""
         stride = total // count
         room = total - 1 - (count - 1) * stride
         return [i * stride + min(self.offset, room) for i in reversed(range(count))]
 
-    def parts(self, count: int, least: float) -> list[float]:
+    def divided_parts(self, count: int, least: float) -> list[float]:
         """Return the parts ``least + (1 - least) i / n``, falling."""
         return [least + (1 - least) * i / count for i in reversed(range(count))]
 
@@ -89,7 +119,7 @@ class Trailing(StrideSpacing):
         return [i / count for i in range(count, 0, -1)]
 
 
-class Linspace(StrideSpacing):
+class Linspace(Divided):
     """Equal strides that include both the first and the last time.
 
     ``t_i = round(i (T - 1) / (n - 1))`` (Nichol & Dhariwal 2021, section 4; Lin et al. 2023, table 2). A single
@@ -98,13 +128,13 @@ class Linspace(StrideSpacing):
 
     kind: Literal["linspace"] = "linspace"
 
-    def times(self, count: int, total: int) -> list[int]:
+    def divided_times(self, count: int, total: int) -> list[int]:
         """Return the times, falling."""
         if count == 1:
             return [total - 1]
         return [round(Fraction(i * (total - 1), count - 1)) for i in reversed(range(count))]
 
-    def parts(self, count: int, least: float) -> list[float]:
+    def divided_parts(self, count: int, least: float) -> list[float]:
         """Return the parts ``least + (1 - least) i / (n - 1)``, falling."""
         return [least + (1 - least) * u for u in _evenly(count)]
 

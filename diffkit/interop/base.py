@@ -94,6 +94,7 @@ class Imported:
         step: Number of optimizer steps taken, as far as it is known.
         measure: Returns the largest difference between the outputs of diffkit's network and the library's own, for
             the same random inputs; None where the library is not installed.
+        by_steps: Whether the sampling is that library's of the number of steps that was asked for.
     """
 
     recipe: dict[str, Any]
@@ -103,6 +104,7 @@ class Imported:
     raw: dict[str, Tensor] | None = None
     step: int = 0
     measure: Callable[[nn.Module], float] | None = None
+    by_steps: bool = False
 
     def validated(self) -> Recipe:
         """Return the checked recipe.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -68,13 +69,18 @@ def load_any(
         weights: The averaged weights or those of the last step, where there are both.
         device: Where the network goes.
         allow_pickle: Whether pickled weights of other libraries may be read.
-        steps: The number of sampling steps that is wanted, for libraries whose spacing depends on it.
+        steps: The number of sampling steps that is wanted, of a model of another library; that decides what this means
+            where its spacing depends on it.
 
     Raises:
         UserError: If it cannot be read.
     """
     if is_foreign(path):
-        return read_foreign(Source(path, allow_pickle, steps=steps)).pipeline(device, weights)
+        imported = read_foreign(Source(path, allow_pickle, steps=steps))
+        if steps is not None and not imported.by_steps:
+            tables = imported.recipe
+            imported = replace(imported, recipe={**tables, "sample": {**tables.get("sample", {}), "steps": steps}})
+        return imported.pipeline(device, weights)
     return Pipeline.load(path, weights, device)
 
 

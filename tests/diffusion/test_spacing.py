@@ -235,3 +235,59 @@ def test_what_a_process_has_not_is_refused(spacing, process, reason):
 def test_flow_trailing_is_even_from_noise_to_image():
     levels = Spacing.choose("trailing").levels(Process.choose("flow"), 4)
     assert [level.sigma for level in levels] == [1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["leading", "linspace"])
+@settings(deadline=None)
+@given(total=st.integers(2, 2000), data=st.data())
+def test_without_the_last_time_it_is_one_step_more_without_that(kind, total, data):
+    count = data.draw(st.integers(1, total - 1))
+    shorter = {"kind": kind, "without_last": True}
+    assert visited(shorter, count, total) == visited(kind, count + 1, total)[:-1]
+    process = Process.choose("flow")
+    times = Spacing.choose(shorter).visited(process, 4)
+    assert times == Spacing.choose(kind).visited(process, 5)[:-1]
+
+
+@pytest.mark.parametrize("kind", ["leading", "linspace"])
+def test_there_must_be_a_time_to_leave_out(kind):
+    with pytest.raises(ValueError, match="without_last = true leaves out one of 50 times, so at most 49 steps"):
+        Spacing.choose({"kind": kind, "without_last": True}).levels(ddpm(50), 50)
+
+
+def test_a_list_may_show_the_network_other_times():
+    spacing = Spacing.choose({"kind": "list", "times": [999, 500.6, 3], "shown": [999, 501, 3]})
+    levels = spacing.levels(ddpm(), 3)
+    assert [level.time for level in levels[:-1]] == [999.0, 501.0, 3.0]
+    assert levels[1].sigma == ddpm().level(500.6).sigma
+    assert levels.at_part(levels[1], levels[2], 0.5) == ddpm().level(251)
+    with pytest.raises(ValidationError, match="shown has 1 times, but there are 2 times to show"):
+        Spacing.choose({"kind": "list", "times": [9, 5], "shown": [9]})
+    assert "the times 0 to 999, not 1000" in spacing.model_copy(update={"shown": (1000, 2, 1)}).refuses(ddpm(), 3)
+
+
+@pytest.mark.parametrize("process", ["ddpm", "edm", "flow"])
+def test_levels_at_a_part_of_the_time(process):
+    process = Process.choose(process)
+    levels = Spacing.choose("trailing").levels(process, 5)
+    t, s = levels[1], levels[3]
+
+    def whole(time):
+        return math.floor(time) if process.kind == "ddpm" else time
+
+    assert levels.at_part(t, s, 0) is t and levels.at_part(t, s, 1) is s
+    times = dict(zip(levels, Spacing.choose("trailing").visited(process, 5), strict=False))
+    time = times[t] + 0.25 * (times[s] - times[t])
+    assert levels.at_part(t, s, 0.25).sigma == pytest.approx(process.level(whole(time)).sigma)
+    clean = -1 if process.kind == "ddpm" else 0
+    time = clean + 0.7 * (times[s] - clean)
+    assert levels.at_part(s, CLEAN, 0.3).sigma == pytest.approx(process.level(whole(time)).sigma)
+    last = levels.last(2)
+    assert list(last) == levels[-3:] and last.at_part(s, CLEAN, 0.3) == levels.at_part(s, CLEAN, 0.3)
+
+
+def test_a_part_of_the_time_of_neighbours_is_the_lower_one():
+    levels = Spacing.choose("trailing").levels(ddpm(50), 50)
+    assert levels.at_part(levels[3], levels[4], 0.5) is not levels[3]
+    assert levels.at_part(levels[3], levels[4], 0.5) == levels[4]
+    assert levels.at_part(levels[-2], CLEAN, 0.5) is CLEAN

@@ -88,6 +88,7 @@ class DiffusersImporter(Importer):
             tensors=tensors,
             differences=tuple(differences),
             measure=_measure(unet, config) if _is_installed() else None,
+            by_steps=note is None,
         )
 
     def _components(self, folder: Path) -> tuple[str, str]:

@@ -17,6 +17,14 @@ Prediction = Literal["epsilon", "sample", "v_prediction"]
 Steps = Literal["leading", "trailing", "linspace"]
 
 
+class Refused(ValueError):
+    """A setting that cannot be expressed, with its name."""
+
+    def __init__(self, key: str, message: str, value: Any) -> None:
+        super().__init__(message)
+        self.problem = Problem(key, message, value)
+
+
 class SchedulerConfig(Spec):
     """What all schedulers have in common."""
 
@@ -34,6 +42,11 @@ class BetaConfig(SchedulerConfig):
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "linear"
     trained_betas: None = None
     prediction_type: Prediction = "epsilon"
+
+
+class Spaced(BetaConfig):
+    """One that can space its times in several ways."""
+
     timestep_spacing: Steps = "linspace"
     steps_offset: int = Field(0, ge=0)
 
@@ -46,7 +59,7 @@ class Thresholding(SchedulerConfig):
     sample_max_value: float = Field(1.0, ge=1)
 
 
-class DDPM(BetaConfig, Thresholding):
+class DDPM(Spaced, Thresholding):
     """Ancestral sampling."""
 
     class_name: ClassVar[str] = "DDPMScheduler"
@@ -57,7 +70,7 @@ class DDPM(BetaConfig, Thresholding):
     rescale_betas_zero_snr: bool = False
 
 
-class DDIM(BetaConfig, Thresholding):
+class DDIM(Spaced, Thresholding):
     """DDIM."""
 
     class_name: ClassVar[str] = "DDIMScheduler"
@@ -68,7 +81,7 @@ class DDIM(BetaConfig, Thresholding):
     rescale_betas_zero_snr: bool = False
 
 
-class Sigmas(BetaConfig):
+class Sigmas(Spaced):
     """A scheduler in terms of sigma / alpha, which can space that itself."""
 
     use_karras_sigmas: bool | None = False
@@ -88,7 +101,7 @@ class Euler(Sigmas):
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
 
 
-class EulerAncestral(BetaConfig):
+class EulerAncestral(Spaced):
     """Euler's method with ancestral noise."""
 
     class_name: ClassVar[str] = "EulerAncestralDiscreteScheduler"
@@ -112,14 +125,14 @@ class LMS(Sigmas):
     class_name: ClassVar[str] = "LMSDiscreteScheduler"
 
 
-class Multistep(BetaConfig, Thresholding):
-    """A multistep scheduler of exponential integrators. Its own spacings of sigma show the network rounded times."""
+class Multistep(Spaced, Thresholding):
+    """A multistep scheduler of exponential integrators."""
 
     solver_order: int = Field(2, ge=1, le=3)
     lower_order_final: bool = True
-    use_karras_sigmas: Literal[False] | None = False
-    use_exponential_sigmas: Literal[False] | None = False
-    use_beta_sigmas: Literal[False] | None = False
+    use_karras_sigmas: bool | None = False
+    use_exponential_sigmas: bool | None = False
+    use_beta_sigmas: bool | None = False
     use_flow_sigmas: Literal[False] | None = False
     flow_shift: float | None = 1.0
     use_dynamic_shifting: Literal[False] = False
@@ -134,23 +147,23 @@ class DPMSolverMultistep(Multistep):
     algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
     solver_type: Literal["midpoint", "heun"] = "midpoint"
     euler_at_final: bool = False
-    use_lu_lambdas: Literal[False] | None = False
-    final_sigmas_type: Literal["zero"] = "zero"
-    lambda_min_clipped: None = None
+    use_lu_lambdas: bool | None = False
+    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+    lambda_min_clipped: float | None = None
     variance_type: None = None
     rescale_betas_zero_snr: Literal[False] = False
 
 
 class UniPCMultistep(Multistep):
-    """UniPC. With bh1, theirs ends in NaN."""
+    """UniPC. With bh1, theirs ends in NaN at the clean end."""
 
     class_name: ClassVar[str] = "UniPCMultistepScheduler"
     lower_order_final: Literal[True] = True
     predict_x0: Literal[True] = True
-    solver_type: Literal["bh2"] = "bh2"
+    solver_type: Literal["bh1", "bh2"] = "bh2"
     disable_corrector: tuple[()] = ()
     solver_p: None = None
-    final_sigmas_type: Literal["zero"] | None = "zero"
+    final_sigmas_type: Literal["zero", "sigma_min"] | None = "zero"
     rescale_betas_zero_snr: Literal[False] = False
     sigma_min: None = None
     sigma_max: None = None
@@ -163,6 +176,88 @@ class DEISMultistep(Multistep):
     class_name: ClassVar[str] = "DEISMultistepScheduler"
     algorithm_type: Literal["deis"] = "deis"
     solver_type: Literal["logrho"] = "logrho"
+
+
+class PNDM(Spaced):
+    """PNDM. With other predictions, theirs averages outputs of several levels as if they were of one."""
+
+    class_name: ClassVar[str] = "PNDMScheduler"
+    skip_prk_steps: bool = False
+    set_alpha_to_one: bool = False
+    prediction_type: Literal["epsilon"] = "epsilon"
+    timestep_spacing: Steps = "leading"
+
+
+class KDPM2(Sigmas):
+    """DPM-Solver-2, with the exact middle."""
+
+    class_name: ClassVar[str] = "KDPM2DiscreteScheduler"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+
+
+class KDPM2Ancestral(KDPM2):
+    """DPM-Solver-2 with ancestral noise."""
+
+    class_name: ClassVar[str] = "KDPM2AncestralDiscreteScheduler"
+
+
+class DPMSolverSinglestep(BetaConfig, Thresholding):
+    """Single-step DPM-Solver++ over the walk's own levels. Its SDE solvers draw a step's noise several times."""
+
+    class_name: ClassVar[str] = "DPMSolverSinglestepScheduler"
+    solver_order: int = Field(2, ge=1, le=3)
+    algorithm_type: Literal["dpmsolver++"] = "dpmsolver++"
+    solver_type: Literal["midpoint", "heun"] = "midpoint"
+    lower_order_final: bool = False
+    use_karras_sigmas: bool | None = False
+    use_exponential_sigmas: bool | None = False
+    use_beta_sigmas: bool | None = False
+    use_flow_sigmas: Literal[False] | None = False
+    flow_shift: float | None = 1.0
+    final_sigmas_type: Literal["zero"] = "zero"
+    lambda_min_clipped: float | None = None
+    variance_type: None = None
+    use_dynamic_shifting: Literal[False] = False
+    time_shift_type: str = "exponential"
+
+
+class LCM(BetaConfig, Thresholding):
+    """Sampling of latent consistency models. Their own spacing and last alpha are never used."""
+
+    class_name: ClassVar[str] = "LCMScheduler"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "scaled_linear"
+    original_inference_steps: int = Field(50, ge=1)
+    clip_sample: bool = False
+    clip_sample_range: float = Field(1.0, gt=0)
+    timestep_scaling: float = Field(10.0, gt=0)
+    rescale_betas_zero_snr: bool = False
+    timestep_spacing: Steps = "leading"
+    steps_offset: int = Field(0, ge=0)
+    set_alpha_to_one: bool = True
+
+
+class TCD(BetaConfig):
+    """Sampling of TCD. Of the rest, which it takes too, nothing is used."""
+
+    class_name: ClassVar[str] = "TCDScheduler"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "scaled_linear"
+    original_inference_steps: int = Field(50, ge=1)
+    rescale_betas_zero_snr: bool = False
+    clip_sample: bool = False
+    clip_sample_range: float = Field(1.0, gt=0)
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
+    timestep_scaling: float = 10.0
+    timestep_spacing: Steps = "leading"
+    steps_offset: int = Field(0, ge=0)
+    set_alpha_to_one: bool = True
 
 
 class EDM(SchedulerConfig):
@@ -217,22 +312,18 @@ class FlowMatchEuler(SchedulerConfig):
 KNOWN: dict[str, type[SchedulerConfig]] = {
     cls.class_name: cls
     for cls in (
-        *(DDPM, DDIM, Euler, EulerAncestral, Heun, LMS),
-        *(DPMSolverMultistep, UniPCMultistep, DEISMultistep, EDMEuler, EDMDPMSolverMultistep, FlowMatchEuler),
+        *(DDPM, DDIM, PNDM, Euler, EulerAncestral, Heun, LMS, KDPM2, KDPM2Ancestral),
+        *(DPMSolverMultistep, DPMSolverSinglestep, UniPCMultistep, DEISMultistep, LCM, TCD),
+        *(EDMEuler, EDMDPMSolverMultistep, FlowMatchEuler),
     )
 }
 """All that can be read, by diffusers' names."""
 
 REFUSED = {
     "DDIMInverseScheduler": "it goes from images to noise: diffkit inverts with another command",
-    "DPMSolverSinglestepScheduler": "its middle levels are other steps' own levels; dpmpp_2s_ancestral has its own",
-    "KDPM2DiscreteScheduler": "its middle levels are on times between the whole ones; those of dpm_2 are not",
-    "KDPM2AncestralDiscreteScheduler": "its middle levels are on times between the whole ones",
-    "PNDMScheduler": "its first steps are Runge-Kutta's; the nearest sampler is ipndm",
-    "IPNDMScheduler": "its process has a schedule of angles; the nearest sampler is ipndm on the process ddpm",
+    "IPNDMScheduler": "its first step, from pure noise, takes 0 for the image; the nearest sampler is ipndm",
     "DPMSolverSDEScheduler": "it draws its noise from a Brownian tree; the nearest sampler is dpmpp_sde",
-    "LCMScheduler": "there is no sampler for consistency models",
-    "TCDScheduler": "there is no sampler for consistency models",
+    "CMStochasticIterativeScheduler": "its network needs scalings that are no prediction here; see consistency",
     "ScoreSdeVeScheduler": "its process is not one of diffkit's",
 }
 """Why some others cannot be."""
@@ -274,5 +365,5 @@ def read_scheduler(config: dict[str, Any], name: str, source: Path) -> tuple[Sch
     return settings, [f"scheduler: {key} = {given[key]} is of other schedulers, and ignored" for key in ignored]
 
 
-_CARRIED = {"skip_prk_steps", "original_inference_steps", "timestep_scaling", "noise_sampler_seed"}
+_CARRIED = {"noise_sampler_seed"}
 """Settings of schedulers that cannot be read, which diffusers carries along too."""

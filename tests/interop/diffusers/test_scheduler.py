@@ -34,27 +34,70 @@ def with_variance(x, time, label=None):
 class Draws:
     """The same noise for both."""
 
-    def __init__(self):
-        self.generator = torch.Generator().manual_seed(3)
+    def __init__(self, dtype=torch.float32):
+        self.generator, self.dtype = torch.Generator().manual_seed(3), dtype
 
     def __call__(self, *args, **kwargs):
-        return torch.randn(SHAPE, generator=self.generator)
+        return torch.randn(SHAPE, generator=self.generator).to(self.dtype)
 
 
-def theirs(scheduler, steps, net, monkeypatch):
-    draws = Draws()
-    for module in ("ddpm", "ddim", "euler_discrete", "euler_ancestral_discrete", "dpmsolver_multistep"):
+STOCHASTIC = (
+    *("ddpm", "ddim", "euler_discrete", "euler_ancestral_discrete", "k_dpm_2_ancestral_discrete"),
+    *("dpmsolver_multistep", "edm_dpmsolver_multistep", "lcm", "tcd"),
+)
+
+
+def theirs(scheduler, steps, net, monkeypatch, dtype=torch.float32):
+    draws = Draws(dtype)
+    for module in STOCHASTIC:
         monkeypatch.setattr(f"diffusers.schedulers.scheduling_{module}.randn_tensor", draws)
-    monkeypatch.setattr("diffusers.schedulers.scheduling_edm_dpmsolver_multistep.randn_tensor", draws)
     scheduler.set_timesteps(steps)
-    if type(scheduler).__name__ == "DEISMultistepScheduler":
+    if any(scheduler.config.get(f"use_{rule}_sigmas") for rule in RULES_OF_SIGMA):
+        with_exact_sigmas(scheduler, steps)
+    elif type(scheduler).__name__ == "DEISMultistepScheduler":
         with_exact_levels(scheduler)
+    if hasattr(scheduler, "sigmas_up"):
+        with_exact_noise(scheduler)
     start = draws() * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else draws()
     x = start
     for time in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, time) if hasattr(scheduler, "scale_model_input") else x
         x = scheduler.step(net(seen, time.expand(len(x))), time, x).prev_sample
     return x
+
+
+RULES_OF_SIGMA = ("karras", "exponential", "beta")
+
+
+def with_exact_sigmas(scheduler, steps):
+    """Let a scheduler space sigma between exact ends: its own, in float32, are off by 1e-4, and few steps blow that up.
+
+    What it shows the network are the times that it has found in float32.
+    """
+    times, found = scheduler.timesteps, scheduler.sigmas
+    scheduler.alphas_cumprod = torch.cumprod(1 - scheduler.betas.double(), 0)
+    scheduler.set_timesteps(steps)
+    assert torch.allclose(scheduler.sigmas, found, rtol=3e-4)
+    assert (scheduler.timesteps - times).abs().max() <= 1
+    scheduler.timesteps = times
+
+
+def with_exact_noise(scheduler):
+    """Split the noise of ancestral steps in float64: the deviation of the fresh part is a difference in float32."""
+
+    def twice(values):
+        return torch.cat([values[:1], values[1:].repeat_interleave(2), values[-1:]])
+
+    sigmas = scheduler.sigmas[::2].double()
+    assert torch.equal(twice(sigmas), scheduler.sigmas.double())
+    after = torch.cat([sigmas[1:], sigmas[-1:]])
+    up = torch.where(after > 0, after * (1 - (after / sigmas) ** 2).sqrt(), 0)
+    down = torch.where(after > 0, after**2 / sigmas, 0)
+    for name, exact in (("up", up), ("down", down), ("interpol", (sigmas * down).sqrt())):
+        found = getattr(scheduler, f"sigmas_{name}")
+        assert torch.allclose(twice(exact)[:-4], found.double()[:-4], rtol=1e-3)
+        setattr(scheduler, f"sigmas_{name}", twice(exact))
+    scheduler.sigmas = scheduler.sigmas.double()
 
 
 def with_exact_levels(scheduler):
@@ -65,15 +108,15 @@ def with_exact_levels(scheduler):
     scheduler.sigmas = torch.cat([sigmas, scheduler.sigmas[-1:].double()])
 
 
-def ours(sampling, net):
+def ours(sampling, net, dtype=torch.float32):
     sample = Sample.model_validate(sampling.sample)
     process = Process.choose(sampling.process)
     denoise = make_denoise(net, Objective.model_validate(sampling.objective), process, sample.x0_rule)
     levels = sample.spacing.levels(process, sample.steps)
-    return generate(denoise, sample.sampler, levels, Draws())
+    return generate(denoise, sample.sampler, levels, Draws(dtype))
 
 
-def assert_same(diffusers, name, config, steps, *, learned=False):
+def assert_same(diffusers, name, config, steps, *, learned=False, dtype=torch.float32):
     scheduler = getattr(diffusers, name)(**config)
     content = json.loads(scheduler.to_json_string())
     read, ignored = read_scheduler(content, name, SOURCE)
@@ -81,8 +124,8 @@ def assert_same(diffusers, name, config, steps, *, learned=False):
     sampling = sampling_of(read, steps, SOURCE, says_variance=learned)
     net = with_variance if learned else network
     with pytest.MonkeyPatch.context() as patch:
-        expected = theirs(scheduler, steps, net, patch)
-    found = ours(sampling, net)
+        expected = theirs(scheduler, steps, net, patch, dtype)
+    found = ours(sampling, net, dtype)
     assert expected.isfinite().all()
     scale = max(1.0, expected.abs().max().item())
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * scale)
@@ -235,6 +278,110 @@ def test_multistep(diffusers, betas, which, prediction, threshold, spacing, step
     assert_same(diffusers, name, config, steps)
 
 
+SOLVERS = [
+    ("DPMSolverMultistepScheduler", {}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
+    ("DPMSolverSinglestepScheduler", {}),
+    ("DPMSolverSinglestepScheduler", {"solver_order": 3, "solver_type": "heun"}),
+    ("UniPCMultistepScheduler", {}),
+    ("DEISMultistepScheduler", {}),
+]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("sigmas", ["karras", "exponential", "beta"])
+@pytest.mark.parametrize(("name", "solver"), SOLVERS)
+@pytest.mark.parametrize("steps", [1, 6, 20])
+def test_solvers_that_space_sigma_and_show_rounded_times(diffusers, name, solver, sigmas, schedule, steps):
+    config = {**solver, f"use_{sigmas}_sigmas": True, "beta_schedule": schedule}
+    refused = refused_or_same(diffusers, name, config, steps)
+    if schedule == "squaredcos_cap_v2":  # sigma falls from 20000 to 636 between its last two times
+        return
+    assert refused == (name.startswith("DEIS") and steps == 1)
+
+
+def test_solvers_that_space_lambda(diffusers):
+    assert_same(diffusers, "DPMSolverMultistepScheduler", {"use_lu_lambdas": True}, 12)
+
+
+def test_multistep_solvers_that_end_with_noise(diffusers):
+    config = {"final_sigmas_type": "sigma_min", "timestep_spacing": "trailing"}
+    assert_same(diffusers, "DPMSolverMultistepScheduler", config, 12)
+    assert_same(diffusers, "DPMSolverMultistepScheduler", {**config, "euler_at_final": True}, 20)
+    assert_same(diffusers, "UniPCMultistepScheduler", config, 20)
+    assert_same(diffusers, "UniPCMultistepScheduler", {**config, "solver_type": "bh1"}, 20)
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "trailing", "leading"])
+def test_a_cosine_schedule_without_its_noisiest_times(diffusers, spacing):
+    config = {"lambda_min_clipped": -5.1, "beta_schedule": "squaredcos_cap_v2", "timestep_spacing": spacing}
+    assert not refused_or_same(diffusers, "DPMSolverMultistepScheduler", config, 10)
+    config.pop("timestep_spacing")
+    assert_same(diffusers, "DPMSolverSinglestepScheduler", config, 10)
+
+
+@settings(SOME, max_examples=25)
+@given(
+    BETAS,
+    st.sampled_from(["leading", "trailing", "linspace"]),
+    st.sampled_from([4, 5, 10, 25]),
+    st.sampled_from([0, 1]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_pndm(diffusers, betas, spacing, steps, offset, to_one, skip):
+    config = {**betas, "timestep_spacing": spacing, "set_alpha_to_one": to_one, "skip_prk_steps": skip}
+    if spacing == "leading":
+        config["steps_offset"] = offset
+    refused = refused_or_same(diffusers, "PNDMScheduler", config, steps)
+    no_middle = not skip and config["num_train_timesteps"] // steps % 2 == 1
+    assert refused == (spacing == "linspace" or no_middle)
+
+
+@settings(SOME, max_examples=25)
+@given(
+    BETAS,
+    st.sampled_from(["epsilon", "v_prediction"]),
+    st.sampled_from(["leading", "trailing", "linspace"]),
+    st.sampled_from([None, "karras", "exponential", "beta"]),
+    st.sampled_from([4, 10, 21]),
+    st.booleans(),
+)
+def test_dpm_2(diffusers, betas, prediction, spacing, sigmas, steps, ancestral):
+    config = {**betas, "prediction_type": prediction, "timestep_spacing": spacing}
+    if sigmas:
+        config[f"use_{sigmas}_sigmas"] = True
+    # in float32, diffkit's own walk rounds by as much as the tolerance; in four ancestral steps, their sigmas do
+    assume(steps > 4 or not ancestral)
+    assert_same(
+        diffusers, f"KDPM2{'Ancestral' if ancestral else ''}DiscreteScheduler", config, steps, dtype=torch.float64
+    )
+
+
+@settings(SOME, max_examples=25)
+@given(
+    BETAS,
+    PREDICTIONS,
+    st.sampled_from([1, 2, 3]),
+    st.sampled_from(["midpoint", "heun"]),
+    st.sampled_from([1, 2, 3, 4, 5, 6, 20]),
+    st.booleans(),
+)
+def test_singlestep(diffusers, betas, prediction, order, solver, steps, threshold):
+    config = {**betas, "solver_order": order, "solver_type": solver, "prediction_type": prediction}
+    if threshold:
+        config |= {"thresholding": True, "sample_max_value": 1.5}
+    assert_same(diffusers, "DPMSolverSinglestepScheduler", config, steps)
+
+
+@settings(SOME, max_examples=25)
+@given(BETAS, PREDICTIONS, RULES, st.sampled_from([1, 2, 4, 7, 50]), st.sampled_from(["LCM", "TCD"]))
+def test_distilled(diffusers, betas, prediction, rule, steps, name):
+    config = {**betas, **rule, "prediction_type": prediction}
+    refused = refused_or_same(diffusers, f"{name}Scheduler", config, steps)
+    assert refused == (name == "LCM" and steps == 50 and betas["num_train_timesteps"] == 500)
+
+
 @pytest.mark.parametrize("sigmas", ["karras", "exponential"])
 @pytest.mark.parametrize(
     ("name", "solver"),
@@ -287,9 +434,24 @@ def test_other_schedulers_are_refused_with_a_reason(name):
         ("EulerDiscreteScheduler", {"use_karras_sigmas": True, "use_beta_sigmas": True}, "use_beta_sigmas"),
         ("DPMSolverMultistepScheduler", {"solver_order": 3}, "solver_order = 3"),
         ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver"}, "algorithm_type"),
-        ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, "use_karras_sigmas"),
-        ("DPMSolverMultistepScheduler", {"lambda_min_clipped": -5.1}, "lambda_min_clipped"),
-        ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min"}, "final_sigmas_type"),
+        ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True, "use_lu_lambdas": True}, "use_lu_lambdas"),
+        (
+            "DPMSolverMultistepScheduler",
+            {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"},
+            "final_sigmas_type.*from sigma_min to sigma_min",
+        ),
+        (
+            "DPMSolverMultistepScheduler",
+            {"final_sigmas_type": "sigma_min", "lower_order_final": False},
+            "final_sigmas_type.*set euler_at_final = true",
+        ),
+        ("DEISMultistepScheduler", {"use_karras_sigmas": True, "solver_order": 3}, "lower_order_final"),
+        ("PNDMScheduler", {"prediction_type": "v_prediction"}, "prediction_type"),
+        ("PNDMScheduler", {"num_train_timesteps": 30}, "skip_prk_steps = false.*no time is halfway between two"),
+        ("PNDMScheduler", {"num_train_timesteps": 5}, "10 steps cannot be taken"),
+        ("DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "algorithm_type"),
+        ("LCMScheduler", {"original_inference_steps": 5}, "original_inference_steps = 5"),
+        ("LCMScheduler", {"timestep_scaling": 1.0}, "timestep_scaling = 1.0.*still holds 3e-05 of the noisy image"),
         (
             "DPMSolverMultistepScheduler",
             {"solver_order": 1, "algorithm_type": "sde-dpmsolver++"},
