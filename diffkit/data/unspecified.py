@@ -27,6 +27,9 @@ class Unspecified(Dataset):
     classes: Many[str] = ()
     """Names of the classes, in the order of their labels; empty without labels."""
 
+    vector: int = Field(0, ge=0)
+    """Size of the vector that conditions the network; 0 for none."""
+
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
@@ -41,7 +44,7 @@ class Unspecified(Dataset):
 
     def info(self) -> DataInfo:
         """Return what is written out."""
-        return DataInfo(self.channels, self.height, self.width, tuple(self.classes))
+        return DataInfo(self.channels, self.height, self.width, tuple(self.classes), self.vector)
 
     def open(self) -> NoReturn:
         """Refuse.

@@ -18,17 +18,21 @@ class MultiHead(Attention):
     """Number of heads. It must divide the channels."""
     head_channels: int | None = Field(None, ge=1)
     """Channels of one head, where the number of heads should grow with the channels; it then replaces `heads`."""
+    inner_channels: int | None = Field(None, ge=1)
+    """Number of channels of all heads together, in place of that of the maps; the number or size of heads must then
+    divide it."""
     skip_scale: float = Field(1.0, gt=0)
     """Factor of the output, the sum of the input and what attention adds. sqrt(1/2) keeps the variance of the sum."""
     norm: Norm | None = None
     """Normalization of the input, in place of the one that all parts share."""
 
     def count_heads(self, channels: int) -> int:
-        """Return the number of heads for so many channels.
+        """Return the number of heads for maps of so many channels.
 
         Raises:
             ValueError: If the channels cannot be split so; lists the numbers that can.
         """
+        channels = self.inner_channels or channels
         name, size = ("heads", self.heads) if self.head_channels is None else ("head_channels", self.head_channels)
         if channels % size:
             parts = f"{size} heads" if name == "heads" else f"heads of {size} channels"
@@ -92,11 +96,13 @@ class _Heads(nn.Module):
 
     def __init__(self, spec: MultiHead, channels: int, style: Style) -> None:
         super().__init__()
+        inner = spec.inner_channels or channels
         self.heads = spec.count_heads(channels)
+        self.head_channels = inner // self.heads
         self.skip_scale = spec.skip_scale
         self.norm = (spec.norm or style.norm).build(channels)
-        self.qkv = linear(channels, 3 * channels)
-        self.out = linear(channels, channels, scale=0)
+        self.qkv = linear(channels, 3 * inner)
+        self.out = linear(inner, channels, scale=0)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the attention of heads: ``[N, heads, places, d]`` three times to the same shape."""
@@ -106,8 +112,8 @@ class _Heads(nn.Module):
         """Return `x` plus what its places say to each other, of the same shape."""
         n, c, h, w = x.shape
         places = self.norm(x).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(places).view(n, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = self.out(self.mix(q, k, v).transpose(1, 2).reshape(n, h * w, c))
+        q, k, v = self.qkv(places).view(n, h * w, 3, self.heads, self.head_channels).permute(2, 0, 3, 1, 4)
+        mixed = self.out(self.mix(q, k, v).transpose(1, 2).flatten(2))
         x = x + mixed.transpose(1, 2).view(n, c, h, w)
         return x if self.skip_scale == 1 else x * self.skip_scale
 

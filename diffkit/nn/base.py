@@ -88,6 +88,10 @@ class TimeEmbedding(Component):
         """Return why times that span so much all have nearly the same features, and what to do; None if they don't."""
         return None
 
+    def refuses_least(self, time: float) -> str | None:
+        """Return why a process's least time has no features, and what to do; None if it has."""
+        return None
+
 
 class ResnetBlock(Component):
     """A residual block that sees the embedding of time and class.
@@ -224,6 +228,10 @@ class Model(Component):
     def times_known(self) -> int | None:
         """Return the number T if the network only knows the times 0..T-1, or None if it takes any."""
         return None
+
+    def problems_of_least(self, time: float) -> list[Problem]:
+        """Return why the network cannot take a process's least time, with keys relative to the model's table."""
+        return []
 
     @abstractmethod
     def build(self, data: DataInfo, ports: Ports) -> nn.Module:

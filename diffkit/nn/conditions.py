@@ -18,15 +18,17 @@ class Conditioned(nn.Module):
 
     Attributes:
         no_class: The label that stands for no class.
-        class_embedding: The learned vectors; None without classes.
+        class_embedding: The learned vectors, or another map of the label; None without classes.
         vector_embedding: The linear map, without a bias, so that a vector of zeros gives zeros; None without a vector.
     """
 
     no_class: int
-    class_embedding: nn.Embedding | None
+    class_embedding: nn.Module | None
     vector_embedding: nn.Linear | None
 
-    def add_conditions(self, classes: int, vector: int, size: int, *, class_conditional: bool) -> None:
+    def add_conditions(
+        self, classes: int, vector: int, size: int, *, class_conditional: bool, of_class: nn.Module | None = None
+    ) -> None:
         """Make the layers.
 
         Args:
@@ -34,10 +36,18 @@ class Conditioned(nn.Module):
             vector: Size of the vector; 0 for none.
             size: Size of what stands for either.
             class_conditional: Whether the network sees the class.
+            of_class: What a kind of network maps labels with, in `embed_class`, in place of learned vectors.
         """
         self.no_class = classes
-        self.class_embedding = nn.Embedding(classes + 1, size) if class_conditional else None
+        self.class_embedding = None
+        if class_conditional:
+            self.class_embedding = nn.Embedding(classes + 1, size) if of_class is None else of_class
         self.vector_embedding = init(nn.Linear(vector, size, bias=False)) if vector else None
+
+    def embed_class(self, label: Tensor) -> Tensor:
+        """Return what stands for labels ``[N]`` of a class-conditional network: ``[N, size]``."""
+        assert self.class_embedding is not None
+        return self.class_embedding(label)  # type: ignore[no-any-return]
 
     def conditions(self, x: Tensor, label: Tensor | None, vector: Tensor | None) -> list[Tensor]:
         """Return what stands for the class and for the vector, as far as the network sees them: ``[N, size]`` each.
@@ -54,7 +64,7 @@ class Conditioned(nn.Module):
         if self.class_embedding is not None:
             if label is None:
                 label = torch.full((len(x),), self.no_class, device=x.device)
-            found.append(self.class_embedding(label))
+            found.append(self.embed_class(label))
         elif label is not None:
             raise ValueError("labels were given, but the network is not class-conditional")
         if self.vector_embedding is not None:

@@ -92,7 +92,7 @@ class DiTNetwork(Conditioned):
         self.out = nn.Linear(width, spec.patch**2 * ports.out_channels)
         self._initialize()
         self.add_conditions(len(data.classes), ports.vector, width, class_conditional=spec.class_conditional)
-        if self.class_embedding is not None:
+        if isinstance(self.class_embedding, nn.Embedding):
             nn.init.normal_(self.class_embedding.weight, std=0.02)
 
     def _initialize(self) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from diffkit.nn.base import Downsample, Style
-from diffkit.nn.fir import Taps, fir_down
+from diffkit.nn.fir import Border, Taps, fir_down
 from diffkit.nn.init import conv, init
 
 
@@ -75,12 +75,16 @@ class FirDown(Downsample):
     kind: Literal["fir"] = "fir"
     filter: Taps = (1.0, 3.0, 3.0, 1.0)
     """The filter, of even length; its sum is scaled to 1. [1, 1] is the mean of 2x2 squares."""
+    border: Border = "zeros"
+    """What the filter sees beyond the border: zeros, or the maps mirrored there."""
     conv: bool = False
     """A 3x3 convolution behind the filter."""
 
     def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
         """Return a module ``[N, channels, H, W]`` to ``[N, channels, H/2, W/2]``."""
-        return Unconditioned(fir_down(self.filter), *([conv(channels, channels)] if self.conv else []))
+        return Unconditioned(
+            fir_down(self.filter, border=self.border), *([conv(channels, channels)] if self.conv else [])
+        )
 
 
 class ResnetDown(Downsample):

@@ -161,6 +161,42 @@ class FourierFeatures(nn.Module):
         return torch.cat((phase.cos(), phase.sin()), dim=-1)
 
 
+class LogFourier(TimeEmbedding):
+    """Sines and cosines of fixed, random frequencies of the log of the time.
+
+    sin(2π w_i ln t) and cos(2π w_i ln t) with w_i ~ N(0, scale²): NCSN++ for variance-exploding processes (Song et al.
+    2021, "Score-based generative modeling"), whose time is the noise level. The frequencies are saved with the weights.
+    """
+
+    kind: Literal["log_fourier"] = "log_fourier"
+    scale: float = Field(16.0, gt=0)
+    """Standard deviation of the frequencies."""
+
+    def build(self, channels: int) -> nn.Module:
+        """Return a module from times ``[N]``, above 0, to float32 features ``[N, channels]``.
+
+        Raises:
+            ValueError: If the number of channels is odd.
+        """
+        return LogFourierFeatures(_half(channels), self.scale, 1.0, learned=False)
+
+    def refuses_least(self, time: float) -> str | None:
+        """Refuse a time that has no log."""
+        if time > 0:
+            return None
+        return f"the network sees the log of the time, and the process's least one is {time:g}: use another embedding"
+
+
+class LogFourierFeatures(FourierFeatures):
+    """Computes what `LogFourier` says."""
+
+    def forward(self, time: Tensor) -> Tensor:
+        """Return the features ``[N, channels]`` of times ``[N]``, in float32."""
+        # hundreds of turns: the order of the factors, which is that of Song et al., decides about their last digits
+        phase = time.float().log()[:, None] * self.frequencies * 2 * math.pi
+        return torch.cat((phase.sin(), phase.cos()), dim=-1)
+
+
 class Table(TimeEmbedding):
     """One learned vector for each time.
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from diffkit.data.base import DataInfo
 from diffkit.errors import Problem
 from diffkit.nn.base import Attention, Downsample, Norm, Ports, ResnetBlock, Style, Upsample
-from diffkit.nn.conditions import Conditioned
-from diffkit.nn.init import conv, linear
+from diffkit.nn.embedded import EmbeddedNetwork
+from diffkit.nn.init import conv
 
 if TYPE_CHECKING:
     from diffkit.nn.unet import UNet
@@ -88,7 +88,7 @@ def _refusal(norm: Norm, channels: int) -> str | None:
     return None
 
 
-class UNetNetwork(Conditioned):
+class UNetNetwork(EmbeddedNetwork):
     """Computes what `UNet` says.
 
     Args:
@@ -105,12 +105,10 @@ class UNetNetwork(Conditioned):
         size = spec.embedding_channels or 4 * spec.channels
         features = spec.embedding_features or spec.channels
 
+        time_features = parts.build("embedding", lambda: spec.embedding.build(features))
         between = spec.embedding_activation or spec.activation
-        self.time_features = parts.build("embedding", lambda: spec.embedding.build(features))
-        self.time_mlp = nn.Sequential(linear(features, size), between.build(), linear(size, size))
-        self.joins_features = spec.conditions_join == "features"
-        joined = features if self.joins_features else size
-        self.add_conditions(len(data.classes), ports.vector, joined, class_conditional=spec.class_conditional)
+        joins = spec.conditions_join == "features"
+        self.add_embedding(spec, time_features, (features, size), between, data, ports, joins_features=joins)
         self.activation = spec.activation.build()
 
         self.conv_in = conv(ports.in_channels, spec.channels)
@@ -151,7 +149,8 @@ class UNetNetwork(Conditioned):
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None, vector: Tensor | None = None) -> Tensor:
         """Compute the output, as `Conditioned` says."""
-        embedding = self.embed(time, label, vector)
+        x = self.enter(x)
+        embedding = self.activation(self.embed(time, label, vector))
         h, image = self.conv_in(x), x
         skips = [h]
         for level in self.down:
@@ -165,20 +164,7 @@ class UNetNetwork(Conditioned):
                 said = self.output_up(output) + said
             output = said
         assert output is not None  # the last level has one
-        return output
-
-    def embed(self, time: Tensor, label: Tensor | None, vector: Tensor | None = None) -> Tensor:
-        """Return the embedding of time, class and vector ``[N, embedding]``, after the activation."""
-        features = self.time_features(time.float()).to(self.conv_in.weight.dtype)
-        if self.joins_features:
-            embedding = self.time_mlp(self._join(features, label, vector))
-        else:
-            embedding = self._join(self.time_mlp(features), label, vector)
-        return self.activation(embedding)  # type: ignore[no-any-return]
-
-    def _join(self, embedding: Tensor, label: Tensor | None, vector: Tensor | None) -> Tensor:
-        """Add what stands for the label and the vector."""
-        return sum(self.conditions(embedding, label, vector), start=embedding)
+        return self.leave(output, time)
 
 
 class Block(nn.Module):

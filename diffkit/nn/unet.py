@@ -14,7 +14,6 @@ from diffkit.nn.base import (
     Activation,
     Attention,
     Downsample,
-    Model,
     Norm,
     Ports,
     ProgressiveInput,
@@ -25,6 +24,7 @@ from diffkit.nn.base import (
     Upsample,
     nearest_sizes,
 )
+from diffkit.nn.embedded import EmbeddedModel
 from diffkit.nn.network import Level, Parts, UNetNetwork
 from diffkit.spec import Many, Spec
 
@@ -84,7 +84,7 @@ class MiddleOverrides(Spec):
     """Normalization of the middle's parts."""
 
 
-class UNet(Model):
+class UNet(EmbeddedModel):
     """The U-Net of DDPM, from parts that can be exchanged for all levels or for one.
 
     Ho et al. 2020, appendix B, after Ronneberger et al. 2015. A 3x3 convolution; on each level residual blocks, each
@@ -219,7 +219,7 @@ class UNet(Model):
         if len(self.levels) >= count and self.levels[count - 1].downsample is not None:
             message = "the last level is not downsampled, as there is no level after it: leave this out"
             problems.append(Problem(f"levels[{count - 1}].downsample", message))
-        return [*problems, *self.problems_of_labels(data)]
+        return [*problems, *self.problems_of_classes(data, self.embedding)]
 
     def _sides(self, data: DataInfo) -> list[int]:
         """Return the longer side of each level's maps, as far as the sides can be halved."""

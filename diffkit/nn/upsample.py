@@ -8,7 +8,7 @@ from torch import nn
 
 from diffkit.nn.base import Style, Upsample
 from diffkit.nn.downsample import Unconditioned
-from diffkit.nn.fir import Taps, fir_up
+from diffkit.nn.fir import Border, Taps, fir_up
 from diffkit.nn.init import conv, init
 
 
@@ -71,12 +71,16 @@ class FirUp(Upsample):
     kind: Literal["fir"] = "fir"
     filter: Taps = (1.0, 3.0, 3.0, 1.0)
     """The filter, of even length; its sum is scaled to 4. [1, 1] repeats every pixel."""
+    border: Border = "zeros"
+    """What the filter sees beyond the border: zeros, or the maps mirrored there."""
     conv: bool = False
     """A 3x3 convolution behind the filter."""
 
     def build(self, channels: int, embedding_channels: int, style: Style) -> nn.Module:
         """Return a module ``[N, channels, H, W]`` to ``[N, channels, 2H, 2W]``."""
-        return Unconditioned(fir_up(self.filter), *([conv(channels, channels)] if self.conv else []))
+        return Unconditioned(
+            fir_up(self.filter, border=self.border), *([conv(channels, channels)] if self.conv else [])
+        )
 
 
 class ResnetUp(Upsample):

@@ -113,6 +113,7 @@ def _diffusion() -> list[type[Component]]:
 def _nn() -> list[type[Component]]:
     from diffkit.nn import activation, attention, downsample, embedding, norm, progressive, resnet, upsample
     from diffkit.nn.dit import DiT
+    from diffkit.nn.k_unet import KUNet
     from diffkit.nn.lucidrains import LucidrainsUNet
     from diffkit.nn.memory_attention import LinearMemoryAttention, MemoryAttention
     from diffkit.nn.post_norm import PostNorm
@@ -131,6 +132,7 @@ def _nn() -> list[type[Component]]:
         embedding.Sinusoidal,
         embedding.Fourier,
         embedding.LearnedFourier,
+        embedding.LogFourier,
         embedding.Table,
         resnet.Ddpm,
         resnet.ScaleShift,
@@ -160,6 +162,7 @@ def _nn() -> list[type[Component]]:
         progressive.NoOutput,
         progressive.SkipOutput,
         UNet,
+        KUNet,
         LucidrainsUNet,
         DiT,
         UViT,

@@ -58,17 +58,26 @@ def _times(recipe: Recipe) -> list[Problem]:
         part = getattr(model, name)
         if isinstance(part, TimeEmbedding):
             problems += _times_alike(recipe.process, part, f"model.{name}")
+    if ends := _ends(recipe.process):
+        problems += [replace(problem, key=f"model.{problem.key}") for problem in model.problems_of_least(min(ends))]
     return problems
 
 
-def _times_alike(process: Process, embedding: TimeEmbedding, key: str) -> list[Problem]:
-    """Return that all times of a process have nearly the same features."""
+def _ends(process: Process) -> list[float]:
+    """Return what the network sees of a process's first and last time; nothing if the process has a problem."""
     try:
-        ends = process.network_time(process.at(torch.tensor([0.0, 1.0], dtype=torch.float64)))
-    except ValueError:  # the process itself has a problem
+        return process.network_time(process.at(torch.tensor([0.0, 1.0], dtype=torch.float64))).tolist()
+    except ValueError:
         return []
-    span = abs((ends[1] - ends[0]).item())
-    reason = embedding.refuses_span(span) if span > 0 else None
+
+
+def _times_alike(process: Process, embedding: TimeEmbedding, key: str) -> list[Problem]:
+    """Return that all times of a process have nearly the same features, or that the least one has none."""
+    ends = _ends(process)
+    if not ends:
+        return []
+    span = abs(ends[1] - ends[0])
+    reason = embedding.refuses_least(min(ends)) or (embedding.refuses_span(span) if span > 0 else None)
     return [Problem(key, reason, embedding.kind)] if reason else []
 
 

@@ -52,6 +52,16 @@ def test_head_channels_replace_heads():
     assert FullAttention(heads=3, head_channels=8).build(8, STYLE).heads == 1
 
 
+def test_heads_that_together_have_other_channels_than_the_maps():
+    ours, x = attention(FullAttention(head_channels=3, inner_channels=6))
+    assert ours.heads == 2
+    q, k, v = ours.qkv(ours.norm(x).flatten(2).mT).chunk(3, dim=-1)
+    mixed = [(q[..., own] @ k[..., own].mT / 3**0.5).softmax(-1) @ v[..., own] for own in (slice(0, 3), slice(3, 6))]
+    torch.testing.assert_close(ours(x), x + ours.out(torch.cat(mixed, -1)).mT.reshape(x.shape))
+    with pytest.raises(ValueError, match="6 channels cannot be split into 4 heads"):
+        FullAttention(heads=4, inner_channels=6).build(8, STYLE)
+
+
 def test_none_has_no_weights():
     assert not list(NoAttention().build(8, STYLE).parameters())
 

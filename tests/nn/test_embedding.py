@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffkit.nn.base import TimeEmbedding
-from diffkit.nn.embedding import Fourier, LearnedFourier, Sinusoidal, Table
+from diffkit.nn.embedding import Fourier, LearnedFourier, LogFourier, Sinusoidal, Table
 from diffkit.testing import kinds_of
 
 every_kind = pytest.mark.parametrize("kind", kinds_of(TimeEmbedding))
@@ -67,6 +67,16 @@ def test_fourier(kind):
     torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
 
 
+def test_log_fourier():
+    embedding = LogFourier(scale=3.0).build(8)
+    phase = 2 * math.pi * embedding.frequencies.double() * math.log(7.0)
+    features = embedding(torch.tensor([7.0]))[0].double()
+    torch.testing.assert_close(features, torch.cat((phase.sin(), phase.cos())), rtol=0, atol=1e-4)
+    assert list(embedding.state_dict()) == ["frequencies"]
+    assert LogFourier().refuses_least(1e-9) is None
+    assert "least one is 0" in LogFourier().refuses_least(0.0)
+
+
 def test_fourier_frequencies_are_random_with_the_scale_and_saved():
     fixed, learned = Fourier(scale=5.0).build(20_000), LearnedFourier(scale=5.0).build(20_000)
     for embedding in (fixed, learned):
@@ -92,8 +102,9 @@ def test_table_rounds_times_and_has_no_others():
 @every_kind
 @pytest.mark.parametrize("channels", [2, 8, 64])
 def test_shape_and_type(kind, channels):
+    least = 0 if kind.refuses_least(0.0) is None else 1
     for dtype in (torch.float32, torch.int64):
-        features = kind.build(channels)(torch.tensor([0, 3, 999], dtype=dtype))
+        features = kind.build(channels)(torch.tensor([least, 3, 999], dtype=dtype))
         assert features.shape == (3, channels)
         assert features.dtype == torch.float32
         assert features.isfinite().all()
@@ -107,9 +118,9 @@ def test_neighbouring_times_differ_in_a_bfloat16_model(kind):
     assert (torch.cdist(features, features) + torch.eye(10)).min() > 1e-3
 
 
-@pytest.mark.parametrize("kind", [Sinusoidal(), Fourier()])
+@pytest.mark.parametrize("kind", [Sinusoidal(), Fourier(), LogFourier()])
 def test_times_are_exact_in_a_bfloat16_model_and_under_autocast(kind):
-    embedding, time = kind.build(32), torch.arange(1000.0)
+    embedding, time = kind.build(32), torch.arange(1.0, 1000.0)
     exact = embedding(time)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(embedding(time), exact)

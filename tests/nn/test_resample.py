@@ -100,6 +100,17 @@ def test_filters_by_their_definition(taps):
     torch.testing.assert_close(upsample.FirUp(filter=taps).build(2, 3, STYLE)(X, E), up)
 
 
+@pytest.mark.parametrize("taps", [(1.0, 1.0), (1.0, 3.0, 3.0, 1.0), (1.0, 2.0, 3.0, 3.0, 2.0, 1.0)])
+def test_filters_with_a_mirrored_border_see_the_mirrored_maps(taps):
+    mirrored = functional.pad(X, (2, 2, 2, 2), "reflect")
+    down, up = (kind(filter=taps).build(2, 3, STYLE) for kind in (downsample.FirDown, upsample.FirUp))
+    reflect = {"filter": taps, "border": "reflect"}
+    found = downsample.FirDown(**reflect).build(2, 3, STYLE)(X, E)
+    torch.testing.assert_close(found, down(mirrored, E)[:, :, 1:-1, 1:-1])
+    found = upsample.FirUp(**reflect).build(2, 3, STYLE)(X, E)
+    torch.testing.assert_close(found, up(mirrored, E)[:, :, 4:-4, 4:-4])
+
+
 @pytest.mark.parametrize("kind", [downsample.FirDown, downsample.ResnetDown, upsample.FirUp, upsample.ResnetUp])
 @pytest.mark.parametrize("taps", [[1.0, 2.0, 1.0], [0.0, 0.0]])
 def test_filters_that_cannot_resample(kind, taps):

@@ -115,6 +115,23 @@ FLOW = ("process={kind='flow'}", "objective.prediction='flow'")
             "they would all look the same to it: set time_range = 1",
         ),
         (
+            ["model.embedding='log_fourier'"],
+            '  model.embedding = "log_fourier"\n    the network sees the log of the time, and the process\'s least one '
+            "is 0: use another embedding",
+        ),
+        (
+            ["model.divide_by_time=true"],
+            "  model.divide_by_time = true\n    the process's least time is 0, which nothing can be divided by",
+        ),
+        (
+            ["model.class_features=true", "model.class_conditional=false"],
+            "  model.class_features = true\n    needs class_conditional = true",
+        ),
+        (
+            ["model.class_features=true", "model.embedding={kind='table', times=10}", "process.steps=10"],
+            "  model.class_features = true\n    the embedding knows 10 numbers, and with that of no class there are 11",
+        ),
+        (
             ["model.embedding={kind='learned_fourier', time_range=1e4}"],
             '  model.embedding = "learned_fourier"\n    the network\'s times span 19 only, and divided by time_range = '
             "10000 they would all look the same to it: set time_range = 19",

@@ -16,16 +16,17 @@ from diffkit.diffusion.samplers.ddpm import Ddpm
 from diffkit.diffusion.stride_spacings import Leading, Linspace, Trailing
 from diffkit.diffusion.x0_rule import BoundedX0, Clip, DynamicThreshold, NoRule
 from diffkit.errors import Problem, RecipeError
+from diffkit.interop.diffusers.k_blocks import k_settings
 from diffkit.interop.diffusers.meaning import is_attention, meaning
 from diffkit.interop.diffusers.network import network_of
 from diffkit.interop.diffusers.scheduler import sampling_of
 from diffkit.interop.diffusers.scheduler_config import DDIM, DDPM, SchedulerConfig
+from diffkit.interop.diffusers.tables import head_channels, middle_attention_settings, shared_settings
 from diffkit.interop.diffusers.unet_config import UNetConfig
-from diffkit.nn.attention import FullAttention
 from diffkit.nn.base import Model
-from diffkit.nn.embedding import Sinusoidal, Table
+from diffkit.nn.k_unet import KUNet
 from diffkit.nn.network import Level
-from diffkit.nn.norm import Group, NoNorm
+from diffkit.nn.norm import Group
 from diffkit.nn.resnet import TwoConvolutions
 from diffkit.nn.unet import UNet
 from diffkit.pipeline import ports_of
@@ -62,10 +63,10 @@ def unet_of(recipe: Recipe, data: DataInfo) -> UNetConfig:
         RecipeError: With what a UNet2DModel cannot express.
     """
     model = recipe.model
-    if not isinstance(model, UNet):
-        raise _refused(recipe, "model.kind", "only a 'unet' can be a UNet2DModel", model.kind)
+    if not isinstance(model, UNet | KUNet):
+        raise _refused(recipe, "model.kind", "only a 'unet' and a 'k_unet' can be a UNet2DModel", model.kind)
     ports = ports_of(recipe, data)
-    if ports.in_channels != data.channels or ports.vector:
+    if ports.in_channels != data.channels or ports.vector != data.vector or (ports.vector and model.class_conditional):
         message = "the network sees more than the noisy image, the time and a label, which no pipeline shows it"
         raise _refused(recipe, "model", message)
     if not isinstance(model.norm, Group):
@@ -74,11 +75,15 @@ def unet_of(recipe: Recipe, data: DataInfo) -> UNetConfig:
         sample_size=(data.height, data.width),
         in_channels=ports.in_channels,
         out_channels=ports.out_channels,
-        **_network(model, data),
+        **(_network(model, data) if isinstance(model, UNet) else k_settings(model)),
+        **shared_settings(model, data, ports.vector),
     )
+    if ports.vector not in (0, config.embedding_size):
+        message = f"a UNet2DModel adds vectors as they are, and its embedding has {config.embedding_size} numbers"
+        raise _refused(recipe, "data", message, f"vectors of {ports.vector}")
     back = network_of(config, Path(f"{recipe.name}, as diffusers would read it"))
     read = Model.choose(back.model)
-    assert isinstance(read, UNet)
+    assert isinstance(read, UNet | KUNet)
     found = meaning(read, back.data)
     wanted = meaning(model, data)
     problems = [
@@ -227,8 +232,12 @@ def _network(model: UNet, data: DataInfo) -> dict[str, Any]:
     skip = model.progressive_input.kind == "skip"
     norm, middle_norm = model.norm, middle.style.norm
     groups = norm.groups if isinstance(norm, Group) else None
-    attention_norm = middle.attention.norm if isinstance(middle.attention, FullAttention) else None
-    shared = {
+    scale_shift = model.resnet.kind == "scale_shift"
+    if skip:
+        groups = None
+    elif isinstance(middle_norm, Group):
+        groups = middle_norm.groups
+    return {
         "block_out_channels": tuple(level.channels for level in levels),
         "layers_per_block": levels[0].blocks,
         "down_block_types": tuple(_down(level, skip=skip, last=level is levels[-1]) for level in levels),
@@ -247,36 +256,11 @@ def _network(model: UNet, data: DataInfo) -> dict[str, Any]:
             ]
         ),
         "dropout": model.resnet.dropout if isinstance(model.resnet, TwoConvolutions) else 0.0,
-        "act_fn": model.activation.kind,
-        "attention_head_dim": _head_channels([*levels, middle]),
-        "norm_num_groups": middle_norm.groups if isinstance(middle_norm, Group) and not skip else groups,
-        "norm_eps": norm.eps if isinstance(norm, Group) else 1e-5,
-        "resnet_time_scale_shift": "scale_shift" if model.resnet.kind == "scale_shift" else "default",
-        "num_class_embeds": len(data.classes) + 1 if model.class_conditional else None,
-        "time_embedding_dim": model.embedding_channels,
-        **_embedding(model),
+        "attention_head_dim": head_channels((level.channels, level.attention) for level in (*levels, middle)),
+        "norm_num_groups": groups,
+        "resnet_time_scale_shift": "scale_shift" if scale_shift else "default",
+        **middle_attention_settings(middle.attention, middle_norm, middle.channels, scale_shift=scale_shift),
     }
-    if skip:
-        shared["norm_num_groups"] = None
-    if attention_norm is not None:
-        own = attention_norm.groups if isinstance(attention_norm, Group) else None
-        shared["attn_norm_num_groups"] = None if isinstance(attention_norm, NoNorm) else own
-    elif shared["resnet_time_scale_shift"] == "scale_shift" and isinstance(middle_norm, Group):
-        shared["attn_norm_num_groups"] = middle_norm.groups
-    return {name: value for name, value in shared.items() if value is not None or name in _NULLABLE}
-
-
-_NULLABLE = {"norm_num_groups", "attention_head_dim", "mid_block_type"}
-
-
-def _embedding(model: UNet) -> dict[str, Any]:
-    match model.embedding:
-        case Table():
-            return {"time_embedding_type": "learned", "num_train_timesteps": model.embedding.times}
-        case Sinusoidal():
-            flipped = model.embedding.order == "cos_sin"
-            return {"flip_sin_to_cos": flipped, "freq_shift": 1 if model.embedding.endpoint else 0}
-    return {}
 
 
 def _down(level: Level, *, skip: bool, last: bool) -> str:
@@ -299,19 +283,6 @@ def _up(level: Level, *, skip: bool, last: bool) -> str:
 
 def _kind_with_attention(kinds: Sequence[tuple[str, bool]]) -> str:
     return "resnet" if any(kind == "resnet" and attends for kind, attends in kinds) else "conv"
-
-
-def _head_channels(levels: Sequence[Level]) -> int | None:
-    """Return the channels of a head, null for as many as the level has."""
-    counted = {
-        (level.channels, level.attention.count_heads(level.channels))
-        for level in levels
-        if isinstance(level.attention, FullAttention)
-    }
-    if all(heads == 1 for _, heads in counted):
-        return None
-    channels, heads = min(counted)
-    return channels // heads
 
 
 def _refused(recipe: Recipe, key: str, message: str, value: Any = Problem.MISSING) -> RecipeError:

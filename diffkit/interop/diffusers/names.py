@@ -9,15 +9,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffkit.errors import CheckpointError
-from diffkit.interop.diffusers.network import attends, is_skip
-from diffkit.interop.diffusers.unet_config import UNetConfig
+from diffkit.errors import CheckpointError, UserError
+from diffkit.interop.diffusers.unet_config import UNetConfig, attends, is_k, is_skip
 
 _RESNET = {
     "norm1": "norm1",
     "conv1": "conv1",
     "embed": "time_emb_proj",
     "norm2": "norm2",
+    "conv2": "conv2",
+    "shortcut": "conv_shortcut",
+}
+_K_RESNET = {
+    "norm1.embed": "norm1.linear",
+    "conv1": "conv1",
+    "norm2.embed": "norm2.linear",
     "conv2": "conv2",
     "shortcut": "conv_shortcut",
 }
@@ -35,11 +41,33 @@ class Pair(NamedTuple):
 
 
 def layers(config: UNetConfig) -> Iterator[Pair]:
-    """Yield every layer that a network of this config may have."""
+    """Yield every layer with weights and biases that a network of this config may have."""
     yield Pair("conv_in", ("conv_in",))
-    yield Pair("time_features", ("time_proj",))
     yield Pair("time_mlp.0", ("time_embedding.linear_1",))
     yield Pair("time_mlp.2", ("time_embedding.linear_2",))
+    if config.time_embedding_type == "learned":
+        yield Pair("time_features", ("time_proj",))
+    if config.class_embed_type == "timestep":
+        yield Pair("class_embedding.0", ("class_embedding.linear_1",))
+        yield Pair("class_embedding.2", ("class_embedding.linear_2",))
+    yield from _k_layers(config) if is_k(config.down(0)) else _unet_layers(config)
+
+
+def _k_layers(config: UNetConfig) -> Iterator[Pair]:
+    for number in range(config.levels):
+        for way in ("down", "up"):
+            for block in range(config.layers_per_block):
+                yield from _resnet(
+                    f"{way}.{number}.blocks.{block}", f"{way}_blocks.{number}.resnets.{block}", _K_RESNET
+                )
+    for number in (0, 1):
+        yield from _resnet(f"middle.{number}", f"mid_block.resnets.{number}")
+    yield from _attention("middle_attention", "mid_block.attentions.0")
+    yield Pair("norm_out", ("conv_norm_out",))
+    yield Pair("conv_out", ("conv_out",))
+
+
+def _unet_layers(config: UNetConfig) -> Iterator[Pair]:
     last = config.levels - 1
     for level in range(config.levels):
         ours, theirs, block = f"down.{level}", f"down_blocks.{level}", config.down(level)
@@ -82,8 +110,8 @@ def _blocks(ours: str, theirs: str, count: int, attention: bool) -> Iterator[Pai
             yield from _attention(f"{ours}.blocks.{number}.attention", f"{theirs}.attentions.{number}")
 
 
-def _resnet(ours: str, theirs: str) -> Iterator[Pair]:
-    for mine, its in _RESNET.items():
+def _resnet(ours: str, theirs: str, parts: Mapping[str, str] = _RESNET) -> Iterator[Pair]:
+    for mine, its in parts.items():
         yield Pair(f"{ours}.{mine}", (f"{theirs}.{its}",))
 
 
@@ -107,9 +135,14 @@ def to_ours(tensors: Mapping[str, Tensor], config: UNetConfig, source: Path) -> 
             if all(name in left for name in names):
                 parts = [left.pop(name).float() for name in names]
                 found[f"{ours}.{part}"] = parts[0] if len(parts) == 1 else torch.cat(parts)
-    if config.num_class_embeds is not None and "class_embedding.weight" in left:
+    if config.time_embedding_type == "fourier" and "time_proj.weight" in left:
+        found["time_features.frequencies"] = left.pop("time_proj.weight").float()
+        left.pop("time_proj.W", None)  # the same once more, in old files
+    if _has_table(config) and "class_embedding.weight" in left:
         classes = left.pop("class_embedding.weight").float()
         found["class_embedding.weight"] = torch.cat((classes, torch.zeros(1, classes.shape[1])))
+    if config.class_embed_type == "identity":
+        found["vector_embedding.weight"] = torch.eye(config.embedding_size)
     if left:
         named = ", ".join(sorted(left)[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
         raise CheckpointError(f"{source}: the config has no place for these weights: {named}")
@@ -120,6 +153,7 @@ def to_theirs(tensors: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Te
     """Return diffkit's tensors by diffusers' names. Of the classes, as many as the config has.
 
     Raises:
+        UserError: If vectors are not added as they are, where the config says so.
         ValueError: If the config has no place for one.
     """
     left = dict(tensors)
@@ -129,11 +163,25 @@ def to_theirs(tensors: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Te
             if (name := f"{ours}.{part}") in left:
                 for its, piece in zip(theirs, left.pop(name).chunk(len(theirs)), strict=True):
                     found[f"{its}.{part}"] = piece
-    if config.num_class_embeds is not None:
+    if config.time_embedding_type == "fourier":
+        found["time_proj.weight"] = left.pop("time_features.frequencies")
+    if _has_table(config):
         found["class_embedding.weight"] = left.pop("class_embedding.weight")[: config.num_class_embeds]
+    if config.class_embed_type == "identity":
+        embedding = left.pop("vector_embedding.weight")
+        if not torch.equal(embedding, torch.eye(config.embedding_size, dtype=embedding.dtype)):
+            raise UserError(
+                "vector_embedding.weight: a UNet2DModel adds vectors to the embedding of the time as they are, and "
+                "this network has learned a linear map of them"
+            )
     if left:
         raise ValueError(f"no place for {', '.join(left)}")
     return found
+
+
+def _has_table(config: UNetConfig) -> bool:
+    """Return whether classes have learned vectors."""
+    return config.class_embed_type is None and config.num_class_embeds is not None
 
 
 def _new_name(name: str) -> str:

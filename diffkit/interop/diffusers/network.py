@@ -8,7 +8,9 @@ from typing import Any
 
 from diffkit.data.base import DataInfo
 from diffkit.errors import Problem, RecipeError
-from diffkit.interop.diffusers.unet_config import UNetConfig
+from diffkit.interop.diffusers.k_blocks import k_model, k_problems
+from diffkit.interop.diffusers.tables import activation, embedding, heads, middle_attention, resnet, shared_tables
+from diffkit.interop.diffusers.unet_config import UNetConfig, attends, is_k, is_padded, is_skip
 
 FILTER = [1.0, 3.0, 3.0, 1.0]
 """The FIR filter of the Skip blocks."""
@@ -26,12 +28,14 @@ class Network:
         data: What it knows of its images.
         says_variance: Whether it has further channels for a variance.
         differences: What means something else there, and how that was resolved.
+        filled: What there is not, and what stands for it here.
     """
 
     model: dict[str, Any]
     data: DataInfo
     says_variance: bool
     differences: tuple[str, ...]
+    filled: tuple[str, ...]
 
 
 def network_of(config: UNetConfig, source: Path) -> Network:
@@ -42,27 +46,20 @@ def network_of(config: UNetConfig, source: Path) -> Network:
     """
     if problems := [*_shape_problems(config)]:
         raise RecipeError(source, problems)
-    if problems := [*_problems(config), *_skip_problems(config)]:
+    has_k = any(map(is_k, (*config.down_block_types, *config.up_block_types)))
+    if problems := [*_problems(config), *(k_problems(config) if has_k else _skip_problems(config))]:
         raise RecipeError(source, problems)
     assert config.sample_size is not None  # a problem otherwise
     height, width = config.sample_size
-    classes = tuple(map(str, range(config.num_class_embeds or 0)))
+    classes = tuple(map(str, range(config.classes)))
+    vector = config.embedding_size if config.class_embed_type == "identity" else 0
     return Network(
-        model=_model(config),
-        data=DataInfo(config.in_channels, height, width, classes),
+        model=k_model(config) if has_k else _model(config),
+        data=DataInfo(config.in_channels, height, width, classes, vector),
         says_variance=config.out_channels == 2 * config.in_channels,
-        differences=tuple(_differences(config)),
+        differences=tuple(_differences(config, has_k=has_k)),
+        filled=tuple(_filled(config)),
     )
-
-
-def is_skip(block: str) -> bool:
-    """Return whether a block is one of NCSN++'s, with the image beside the maps."""
-    return "Skip" in block
-
-
-def attends(block: str) -> bool:
-    """Return whether a block has attention."""
-    return block.startswith("Attn")
 
 
 def _shape_problems(config: UNetConfig) -> list[Problem]:
@@ -88,23 +85,22 @@ def _problems(config: UNetConfig) -> list[Problem]:
     elif any(side % 2 ** (config.levels - 1) for side in config.sample_size):
         factor = 2 ** (config.levels - 1)
         refuse("sample_size", f"{config.levels} levels need sides that {factor} divides, in diffusers too")
-    if config.center_input_sample:
-        refuse("center_input_sample", "no recipe maps its input to 2x - 1: only false can be expressed")
     if config.out_channels not in (config.in_channels, 2 * config.in_channels):
         refuse(
             "out_channels",
             f"a network puts out as many channels as it takes (in_channels = {config.in_channels}), or twice as many "
             "where it says a variance",
         )
-    if config.class_embed_type is not None:
-        refuse("class_embed_type", "only null can be expressed, where classes have learned vectors (num_class_embeds)")
-    if config.downsample_padding not in (0, 1):
-        refuse("downsample_padding", "only 1 (on every side) and 0 (at the right and the bottom) can be expressed")
+    if any(map(is_padded, config.down_block_types[:-1])) and config.downsample_padding not in (0, 1):
+        refuse(
+            "downsample_padding",
+            "only 1 (on every side) and 0 (at the right and the bottom) halve the sides, in diffusers too",
+        )
     for key, block in (("downsample_type", "AttnDownBlock2D"), ("upsample_type", "AttnUpBlock2D")):
         used = block in (config.down_block_types if key == "downsample_type" else config.up_block_types)
         if used and (getattr(config, key) or "conv") not in ("conv", "resnet"):
             refuse(key, "only 'conv' and 'resnet' can be expressed")
-    found += _embedding_problems(config)
+    found += [*_embedding_problems(config), *_class_problems(config)]
     found += _channel_problems(config)
     return found
 
@@ -121,11 +117,23 @@ def _embedding_problems(config: UNetConfig) -> list[Problem]:
             if config.num_train_timesteps is not None:
                 return []
             return [Problem("num_train_timesteps", "must be said, for learned times", "null")]
-    message = (
-        "only 'positional' and 'learned' can be expressed: 'fourier' takes the log of its time, and the output is "
-        "divided by the time"
-    )
-    return [Problem("time_embedding_type", message, config.time_embedding_type)]
+    return []
+
+
+def _class_problems(config: UNetConfig) -> list[Problem]:
+    """Return what is not said of classes whose number the network sees, or why it cannot see it."""
+    if config.class_embed_type != "timestep":
+        return []
+    if not config.classes:
+        message = "how many classes there are is not said: give it, as num_class_embeds=10"
+        return [Problem("num_class_embeds", message, "null")]
+    match config.time_embedding_type:
+        case "fourier":
+            return [Problem("class_embed_type", "class 0 has no log, which 'fourier' takes of it", "timestep")]
+        case "learned" if config.classes >= (config.num_train_timesteps or 0):
+            message = f"learned times must be more than the {config.classes} classes, and one for no class"
+            return [Problem("num_train_timesteps", message, config.num_train_timesteps)]
+    return []
 
 
 def _channel_problems(config: UNetConfig) -> list[Problem]:
@@ -139,10 +147,13 @@ def _channel_problems(config: UNetConfig) -> list[Problem]:
     }
     if config.mid_block_type and config.add_attention:
         with_attention.add(config.block_out_channels[-1])
-    if size is not None and (uneven := sorted(channels for channels in with_attention if channels % size)):
-        message = f"{', '.join(map(str, uneven))} channels cannot be split into heads of so many: it must divide them"
+    if size is not None and (small := sorted(channels for channels in with_attention if channels < size)):
+        message = f"{', '.join(map(str, small))} channels have no room for heads of so many, in diffusers either"
         found.append(Problem("attention_head_dim", message, size))
-    single = [c for c in config.block_out_channels if c == config.norm_num_groups]
+    channels = config.block_out_channels
+    if is_k(config.down(0)):  # whose own groups are of 32 channels
+        channels = channels[-1:] if config.mid_block_type else ()
+    single = [c for c in channels if c == config.norm_num_groups]
     if single and config.resnet_time_scale_shift == "default":
         message = (
             f"groups of one channel, at the level of {single[0]} channels, take out again what the time adds: no "
@@ -208,12 +219,10 @@ def _model(config: UNetConfig) -> dict[str, Any]:
         "attention_at": _attention_sides(config),
         "middle": config.mid_block_type is not None,
         "middle_attention": config.add_attention,
-        "embedding": _embedding(config),
         "resnet": _resnet(config),
         "attention": _attention(config),
         "norm": _norm(config),
-        "activation": _activation(config),
-        "class_conditional": config.num_class_embeds is not None,
+        **shared_tables(config),
     }
     for key in ("attention_down", "attention_up", "downsample", "upsample"):
         if said := [level[key] for level in levels if key in level]:
@@ -225,10 +234,6 @@ def _model(config: UNetConfig) -> dict[str, Any]:
         overrides.pop()
     if overrides:
         model["levels"] = overrides
-    if config.time_embedding_dim is not None:
-        model["embedding_channels"] = config.time_embedding_dim
-    if model["activation"] != "silu":
-        model["embedding_activation"] = model["output_activation"] = "silu"
     if is_skip(config.down(0)):
         model["progressive_input"] = model["progressive_output"] = {"kind": "skip", "filter": FILTER}
     if middle := _middle(config, model):
@@ -247,6 +252,8 @@ def _level(config: UNetConfig, number: int) -> dict[str, Any]:
         level["channels"] = channels
     if attends(down) or attends(up):
         level["attention_down"] = attends(down)
+        if config.attention_head_dim and channels % config.attention_head_dim:
+            level["attention"] = {**_attention(config), **heads(config, channels)}
         level["attention_up"] = ("last" if is_skip(up) else "every") if attends(up) else "none"
     if number < config.levels - 1:
         level["downsample"] = _downsample(config, down)
@@ -278,28 +285,13 @@ def _attention_sides(config: UNetConfig) -> list[int]:
     return [longer >> number for number in found]
 
 
-def _embedding(config: UNetConfig) -> dict[str, Any]:
-    if config.time_embedding_type == "learned":
-        return {"kind": "table", "times": config.num_train_timesteps}
-    order = "cos_sin" if config.flip_sin_to_cos else "sin_cos"
-    if config.freq_shift in (0, 1):
-        return {"kind": "sinusoidal", "order": order, "endpoint": config.freq_shift == 1}
-    half = config.block_out_channels[0] // 2
-    # frequencies 10000^(-i / (half - shift)), as those of another slowest one
-    period = 10_000.0 ** (half / (half - config.freq_shift))
-    return {"kind": "sinusoidal", "order": order, "endpoint": False, "max_period": period}
-
-
-def _resnet(config: UNetConfig, divisor: float | None = None) -> dict[str, Any]:
-    if divisor is None:
-        divisor = 2**0.5 if is_skip(config.down(0)) else 1
-    kind = "scale_shift" if config.resnet_time_scale_shift == "scale_shift" else "ddpm"
-    return {"kind": kind, "dropout": config.dropout, "skip_scale": 1 / divisor}
+def _resnet(config: UNetConfig) -> dict[str, Any]:
+    return resnet(config, 2**0.5 if is_skip(config.down(0)) else 1)
 
 
 def _attention(config: UNetConfig) -> dict[str, Any]:
     skip = is_skip(config.down(0))
-    table: dict[str, Any] = {"kind": "self", "skip_scale": 1 / 2**0.5 if skip else 1.0, **_heads(config)}
+    table: dict[str, Any] = {"kind": "self", "skip_scale": 1 / 2**0.5 if skip else 1.0, **heads(config)}
     uneven = [
         channels
         for number, channels in enumerate(config.block_out_channels)
@@ -310,18 +302,10 @@ def _attention(config: UNetConfig) -> dict[str, Any]:
     return table
 
 
-def _heads(config: UNetConfig) -> dict[str, Any]:
-    return {"heads": 1} if config.attention_head_dim is None else {"head_channels": config.attention_head_dim}
-
-
 def _norm(config: UNetConfig) -> dict[str, Any]:
     if is_skip(config.down(0)):
         return {"kind": "group", "groups": 32, "min_group": 4, "eps": config.norm_eps}
     return {"kind": "group", "groups": config.norm_num_groups, "eps": config.norm_eps}
-
-
-def _activation(config: UNetConfig) -> str:
-    return "silu" if config.act_fn == "swish" else config.act_fn
 
 
 def _middle(config: UNetConfig, model: dict[str, Any]) -> dict[str, Any]:
@@ -331,34 +315,24 @@ def _middle(config: UNetConfig, model: dict[str, Any]) -> dict[str, Any]:
     channels = config.block_out_channels[-1]
     groups = config.groups(channels)
     middle: dict[str, Any] = {}
-    resnet = _resnet(config, config.mid_block_scale_factor)
-    if resnet != model["resnet"]:
-        middle["resnet"] = resnet
+    block = resnet(config, config.mid_block_scale_factor)
+    if block != model["resnet"]:
+        middle["resnet"] = block
     own = _groups(channels) if is_skip(config.down(0)) else config.norm_num_groups
     if groups != own:
         middle["norm"] = {"kind": "group", "groups": groups, "eps": config.norm_eps}
-    if config.add_attention:
-        attention = {"kind": "self", "skip_scale": 1 / config.mid_block_scale_factor, **_heads(config)}
-        if config.attn_norm_num_groups is not None:
-            if config.attn_norm_num_groups != groups:
-                attention["norm"] = {"kind": "group", "groups": config.attn_norm_num_groups, "eps": config.norm_eps}
-        elif config.resnet_time_scale_shift != "default":
-            attention["norm"] = {"kind": "none"}
-        if attention != model["attention"]:
-            middle["attention"] = attention
+    if config.add_attention and (attention := middle_attention(config)) != model["attention"]:
+        middle["attention"] = attention
     return middle
 
 
-def _differences(config: UNetConfig) -> list[str]:
+def _differences(config: UNetConfig, *, has_k: bool) -> list[str]:
     found = []
-    if config.time_embedding_type == "positional":
-        order = "cosines before sines" if config.flip_sin_to_cos else "sines before cosines"
-        found.append(f"time embedding: flip_sin_to_cos = {str(config.flip_sin_to_cos).lower()} is {order}")
-        last = {0: "the slowest frequency is just above 1/10000", 1: "the slowest frequency is 1/10000"}
-        other = f"the slowest frequency is that of max_period = {_embedding(config).get('max_period')}"
-        found.append(f"time embedding: freq_shift = {config.freq_shift:g}: {last.get(int(config.freq_shift), other)}")
+    if config.center_input_sample:
+        found.append("input: center_input_sample = true maps it to 2x - 1")
+    found += _differences_of_time(config)
     padding = "every side" if config.downsample_padding else "the right and the bottom only"
-    if any(map(_uses_padding, config.down_block_types[:-1])):
+    if any(map(is_padded, config.down_block_types[:-1])):
         found.append(f"downsampling: downsample_padding = {config.downsample_padding} pads at {padding}")
     if config.norm_eps != 1e-6:
         found.append(f"normalization: eps = {config.norm_eps:g}, where diffkit's default is 1e-06")
@@ -368,15 +342,42 @@ def _differences(config: UNetConfig) -> list[str]:
         found.append(f"attention: attention_head_dim = {config.attention_head_dim} is the channels of a head")
     if config.resnet_time_scale_shift != "default" and config.attn_norm_num_groups is None and config.add_attention:
         found.append("attention: the one in the middle has no normalization, with resnet_time_scale_shift")
-    if _activation(config) != "silu":
+    if activation(config) != "silu":
         found.append(f"activation: {config.act_fn}, but silu in the time embedding and before the output")
-    if config.num_class_embeds is not None:
+    if has_k:
+        found.append("time embedding: K blocks see it before the activation, the middle after it")
+    if config.class_embed_type == "identity":
         found.append(
-            f"classes: {config.num_class_embeds}, without a vector for no class, which is zero here, so there is no "
-            "classifier-free guidance"
+            f"classes: class_embed_type = 'identity' takes vectors of {config.embedding_size} numbers, and adds them "
+            "as they are"
         )
     return found
 
 
-def _uses_padding(block: str) -> bool:
-    return block in ("DownBlock2D", "AttnDownBlock2D")
+def _differences_of_time(config: UNetConfig) -> list[str]:
+    match config.time_embedding_type:
+        case "fourier":
+            return [
+                "time embedding: 'fourier' sees the log of the time, sines before cosines",
+                "output: with 'fourier' it is divided by the time",
+            ]
+        case "learned":
+            return []
+    order = "cosines before sines" if config.flip_sin_to_cos else "sines before cosines"
+    slowest = {0.0: "just above 1/10000", 1.0: "1/10000"}
+    other = f"that of max_period = {embedding(config).get('max_period')}"
+    return [
+        f"time embedding: flip_sin_to_cos = {str(config.flip_sin_to_cos).lower()} is {order}",
+        f"time embedding: freq_shift = {config.freq_shift:g}: the slowest frequency is "
+        + slowest.get(config.freq_shift, other),
+    ]
+
+
+def _filled(config: UNetConfig) -> list[str]:
+    if not config.classes:
+        return []
+    if config.class_embed_type == "timestep":
+        none = f"the network sees no class as the number {config.classes}, which it was not trained on"
+    else:
+        none = "without a vector for no class, which is zero here"
+    return [f"classes: {config.classes}, {none}, so there is no classifier-free guidance"]

@@ -34,8 +34,10 @@ _STEPS = {"DDPMPipeline": 1000, "DDIMPipeline": 50}
 """How many steps these pipelines take unless they are told."""
 _OTHER_STEPS = 50
 
-_SETTINGS = ("sample_size", "steps")
+_SETTINGS = ("sample_size", "num_class_embeds", "steps")
 """What a user may say of a source."""
+_OF_UNET = ("sample_size", "num_class_embeds")
+"""What of it the network's config may leave out."""
 
 
 class DiffusersImporter(Importer):
@@ -60,8 +62,7 @@ class DiffusersImporter(Importer):
         pipeline, scheduler_name = self._components(source.path)
         unet, unet_file = source.path / UNET, source.path / UNET / UNET_CONFIG
         content = read_json(unet_file)
-        if "sample_size" in source.settings:
-            content["sample_size"] = source.settings["sample_size"]
+        content |= {name: source.settings[name] for name in _OF_UNET if name in source.settings}
         config = UNetConfig.read(content, unet_file)
         network = network_of(config, unet_file)
 
@@ -80,7 +81,9 @@ class DiffusersImporter(Importer):
             source.path, network.model, network.data, sampling.process, sampling.objective, sampling.sample
         )
         data = network.data
-        if (note := read_note(texts, config, scheduler, recipe)) is not None:
+        if (note := read_note(texts, config, scheduler, recipe)) is None:
+            differences += network.filled
+        else:
             recipe, data, tensors = note.recipe, note.data, note.tensors(tensors)
         return Imported(
             recipe=recipe,
@@ -144,6 +147,7 @@ def _recipe(
             "height": data.height,
             "width": data.width,
             "classes": list(data.classes),
+            "vector": data.vector,
         },
         "process": process,
         "objective": {**objective, "label_dropout": 0.0},
@@ -179,12 +183,16 @@ def _measure(folder: Path, config: UNetConfig) -> Callable[[nn.Module], float]:
         assert config.sample_size is not None
         generator = torch.Generator().manual_seed(0)
         last = (config.num_train_timesteps or 1000) - 1
-        time = torch.tensor([0, last // 2, last])
+        first = 1 if config.time_embedding_type == "fourier" else 0
+        time = torch.tensor([first, last // 2, last])
         x = torch.randn(len(time), config.in_channels, *config.sample_size, generator=generator)
-        label = torch.arange(len(time)) % config.num_class_embeds if config.num_class_embeds else None
+        label = torch.arange(len(time)) % config.classes if config.classes else None
+        vector = None
+        if config.class_embed_type == "identity":
+            vector = torch.randn(len(time), config.embedding_size, generator=generator)
         with torch.no_grad():
-            expected = theirs(x, time, class_labels=label).sample
-            found = network.eval()(x, time.float(), label)
+            expected = theirs(x, time, class_labels=label if vector is None else vector).sample
+            found = network.eval()(x, time.float(), label, vector)
         return float((found - expected).abs().max())
 
     return measure

@@ -10,10 +10,44 @@ from pydantic import BeforeValidator, Field, ValidationError
 from diffkit.errors import RecipeError
 from diffkit.spec import Many, Spec, problems_of
 
-Down = Literal["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D", "SkipDownBlock2D", "AttnSkipDownBlock2D"]
+Down = Literal[
+    "DownBlock2D",
+    "AttnDownBlock2D",
+    "ResnetDownsampleBlock2D",
+    "SkipDownBlock2D",
+    "AttnSkipDownBlock2D",
+    "KDownBlock2D",
+]
 """Blocks of the way down that a recipe can express."""
-Up = Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "SkipUpBlock2D", "AttnSkipUpBlock2D"]
+Up = Literal[
+    "UpBlock2D",
+    "AttnUpBlock2D",
+    "ResnetUpsampleBlock2D",
+    "SkipUpBlock2D",
+    "AttnSkipUpBlock2D",
+    "KUpBlock2D",
+]
 """Blocks of the way up that a recipe can express."""
+
+
+def is_skip(block: str) -> bool:
+    """Return whether a block is one of NCSN++'s, with the image beside the maps."""
+    return "Skip" in block
+
+
+def is_k(block: str) -> bool:
+    """Return whether a block is one of k-diffusion's."""
+    return block.startswith("K")
+
+
+def attends(block: str) -> bool:
+    """Return whether a block has attention."""
+    return block.startswith("Attn")
+
+
+def is_padded(block: str) -> bool:
+    """Return whether a block on the way down may have a strided convolution, which `downsample_padding` is for."""
+    return block in ("DownBlock2D", "AttnDownBlock2D")
 
 
 def _without_prefix(value: Any) -> Any:
@@ -42,7 +76,7 @@ class UNetConfig(Spec):
     in_channels: int = Field(3, ge=1)
     out_channels: int = Field(3, ge=1)
     center_input_sample: bool = False
-    time_embedding_type: str = "positional"
+    time_embedding_type: Literal["positional", "fourier", "learned"] = "positional"
     time_embedding_dim: int | None = Field(None, ge=1)
     freq_shift: float = 0
     flip_sin_to_cos: bool = True
@@ -73,7 +107,7 @@ class UNetConfig(Spec):
     norm_eps: float = Field(1e-5, gt=0)
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     add_attention: bool = True
-    class_embed_type: str | None = None
+    class_embed_type: Literal["timestep", "identity"] | None = None
     num_class_embeds: int | None = Field(None, ge=1)
     num_train_timesteps: int | None = Field(None, ge=1)
 
@@ -89,6 +123,16 @@ class UNetConfig(Spec):
     def up(self, level: int) -> str:
         """Return a level's block on the way up."""
         return self.up_block_types[self.levels - 1 - level]
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, as far as it is said; 0 without any."""
+        return 0 if self.class_embed_type == "identity" else self.num_class_embeds or 0
+
+    @property
+    def embedding_size(self) -> int:
+        """The size of the embedding of time and class."""
+        return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
     def groups(self, channels: int) -> int:
         """Return the number of groups in the middle and before the output."""

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import safetensors.torch
 import torch
+from torch import nn
 
 from diffkit.diffusion.generate import generate
 from diffkit.errors import CheckpointError, RecipeError, UserError
@@ -60,6 +62,34 @@ def test_pipeline_gives_the_same_images(kind, saved):
     torch.testing.assert_close(found, theirs_sample(pipeline, STEPS), rtol=0, atol=1e-4)
     assert imported.recipe["sample"]["steps"] == STEPS
     assert imported.recipe["sample"]["sampler"] == {"DDPMPipeline": "ddpm", "DDIMPipeline": "ddim"}[kind]
+
+
+def test_networks_that_see_the_log_of_the_time_need_a_process_without_the_time_0(diffusers, saved, make_unet):
+    unet = make_unet(time_embedding_type="fourier")
+    _, folder = saved(unet=unet, scheduler=diffusers.FlowMatchEulerDiscreteScheduler())
+    imported = read(folder, settings={"steps": 3})
+    assert imported.measure(imported.network()) < 1e-5
+    assert imported.pipeline().sample(2).shape == (2, 3, 8, 8)
+    _, folder = saved(unet=unet)
+    with pytest.raises(RecipeError, match=r"(?s)model.embedding = .*log_fourier.*least one is 0.*divide_by_time"):
+        read(folder).validated()
+
+
+def test_vectors_of_class_embed_type_identity_condition_the_samples(saved, make_unet):
+    _, folder = saved(unet=make_unet(class_embed_type="identity"))
+    pipeline = read(folder, settings={"steps": 2}).pipeline()
+    assert pipeline.data.vector == 32
+    images = [pipeline.sample(2, vectors=torch.full((1, 32), value)) for value in (0.0, 1.0)]
+    assert not torch.equal(*images)
+
+
+def test_number_of_classes_that_is_not_said_can_be_given(saved, make_unet):
+    _, folder = saved(unet=make_unet(class_embed_type="timestep"))
+    with pytest.raises(RecipeError, match="num_class_embeds=10"):
+        read(folder)
+    imported = read(folder, settings={"num_class_embeds": 3})
+    assert imported.data.classes == ("0", "1", "2")
+    assert imported.measure(imported.network()) < 1e-5
 
 
 def test_shards_and_pickled_weights_are_the_same_model(saved):
@@ -184,11 +214,18 @@ def pipeline_of(tiny, *overrides):
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in network.parameters():
-            weight.normal_(mean=0.5 if weight.dim() == 1 else 0, std=0.2)
+            if weight.dim() == 1:
+                weight.normal_(mean=0.5, std=0.2)
+            else:
+                weight.normal_(std=min(0.2, weight[0].numel() ** -0.5))
+        if recipe.data.info().vector:
+            nn.init.eye_(network.vector_embedding.weight)
     return Pipeline(recipe, recipe.data.info(), network)
 
 
 UNCONDITIONAL = ("model.class_conditional=false", "sample.spacing=leading")
+K = "model={kind='k_unet', channels=[32, 64], blocks_per_level=1, norm={kind='group', groups=4}}"
+VECTORS = "data={kind='unspecified', channels=1, height=8, width=8, vector=32}"
 EXPORTS = {
     "ddpm": UNCONDITIONAL,
     "fixed_large": (*UNCONDITIONAL, "objective.variance=fixed_large", "process.schedule=cosine"),
@@ -210,6 +247,13 @@ EXPORTS = {
         'model.output_activation="silu"',
         "model.attention={kind='self', head_channels=4}",
     ),
+    "uneven_heads": (
+        *UNCONDITIONAL,
+        "model.attention_at=[8,4]",
+        "model.attention={kind='self', head_channels=5, inner_channels=5}",
+        "model.levels=[{}, {attention={kind='self', head_channels=5, inner_channels=15}}]",
+        "model.middle_level={attention={kind='self', head_channels=5, inner_channels=15}}",
+    ),
     "threshold": (
         *UNCONDITIONAL,
         "sample.x0_rule={kind='dynamic_threshold', largest=2.0}",
@@ -217,6 +261,34 @@ EXPORTS = {
         "model.attention_at=[8,4]",
     ),
     "table": (*UNCONDITIONAL, "model.embedding={kind='table', times=20}", "model.downsample=conv_asymmetric"),
+    "center_input": (*UNCONDITIONAL, "model.center_input=true"),
+    "k": ("sample.spacing=leading", K),
+    "k_of_other_parts": (
+        "sample.spacing=leading",
+        K,
+        "model.blocks_per_level=2",
+        "model.resnet={kind='scale_shift', skip_scale=0.5}",
+        "model.dropout=0.1",
+        "model.resnet.dropout=0.1",
+        "model.attention={kind='self', head_channels=10, inner_channels=60, skip_scale=0.5}",
+        "model.activation=gelu",
+        'model.embedding_activation="silu"',
+        'model.output_activation="silu"',
+        "model.norm={kind='group', groups=32, min_group=4, eps=1e-5}",
+        "model.eps=1e-5",
+    ),
+    "k_without_attention": ("sample.spacing=leading", K, "model.attention=none"),
+    "k_without_middle": ("sample.spacing=leading", K, "model.middle=false", "model.embedding_channels=20"),
+}
+CONDITIONAL = {
+    "classes": ("sample.spacing=leading",),
+    "class_features": ("sample.spacing=leading", "model.class_features=true"),
+    "classes_of_k": ("sample.spacing=leading", K, "model.class_conditional=true"),
+    "vectors": (
+        *UNCONDITIONAL,
+        VECTORS,
+    ),
+    "vectors_of_k": ("sample.spacing=leading", VECTORS, K, "model.embedding_channels=32"),
 }
 
 
@@ -230,7 +302,7 @@ def test_export_gives_the_same_images_in_diffusers(overrides, tiny, diffusers, t
     torch.testing.assert_close(ours_sample(ours, steps), theirs_sample(theirs, steps), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("overrides", [*EXPORTS.values(), ("sample.spacing=leading",)], ids=[*EXPORTS, "classes"])
+@pytest.mark.parametrize("overrides", [*EXPORTS.values(), *CONDITIONAL.values()], ids=[*EXPORTS, *CONDITIONAL])
 def test_import_of_an_export_is_the_same_model(overrides, tiny, diffusers, tmp_path):
     ours = pipeline_of(tiny, *overrides)
     DiffusersExporter().write(ours, tmp_path / "export")
@@ -240,8 +312,46 @@ def test_import_of_an_export_is_the_same_model(overrides, tiny, diffusers, tmp_p
     assert all(torch.equal(back.tensors[name], tensor) for name, tensor in expected.items())
     assert back.validated() == ours.recipe
     assert back.data == ours.data
+    assert not any("no class" in difference for difference in back.differences)
     if not ours.recipe.model.class_conditional:
         assert back.measure(back.network()) < 1e-5
+
+
+@pytest.mark.parametrize("overrides", CONDITIONAL.values(), ids=CONDITIONAL)
+def test_export_of_conditional_networks_has_the_same_output_in_diffusers(overrides, tiny, diffusers, tmp_path):
+    ours = pipeline_of(tiny, *overrides)
+    DiffusersExporter().write(ours, tmp_path / "export")
+    theirs = diffusers.UNet2DModel.from_pretrained(tmp_path / "export" / "unet")
+    x, time = torch.randn(4, 1, 8, 8), torch.tensor([0, 3, 7, 19])
+    label = torch.tensor([0, 3, 9, len(ours.data.classes)]) if ours.data.classes else None
+    vector = torch.randn(4, ours.data.vector) if ours.data.vector else None
+    with torch.no_grad():
+        expected = theirs(x, time, class_labels=label if vector is None else vector).sample
+        torch.testing.assert_close(ours.network(x, time.float(), label, vector), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", CONDITIONAL.values(), ids=CONDITIONAL)
+def test_without_its_note_an_export_is_a_model_of_diffusers(classes, tiny, diffusers, tmp_path):
+    """The tensors come back all the same, but for the vector of no class, of which there is one more."""
+    ours = pipeline_of(tiny, *classes)
+    DiffusersExporter().write(ours, tmp_path / "export")
+    weights = tmp_path / "export" / "unet" / "diffusion_pytorch_model.safetensors"
+    expected = ours.network.state_dict()
+    safetensors.torch.save_file(safetensors.torch.load_file(weights), weights)
+    back = read(tmp_path / "export")
+    assert any("no class" in difference for difference in back.differences) == bool(ours.data.classes)
+    for name, tensor in expected.items():
+        assert torch.equal(back.tensors[name][: len(tensor)], tensor)
+    assert back.measure(back.network()) < 1e-5
+
+
+def test_vectors_that_are_not_added_as_they_are_cannot_be_exported(tiny, tmp_path):
+    ours = pipeline_of(tiny, *CONDITIONAL["vectors"])
+    with torch.no_grad():
+        ours.network.vector_embedding.weight[0, 1] = 0.5
+    with pytest.raises(UserError, match=r"vector_embedding\.weight.*learned a linear map"):
+        DiffusersExporter().write(ours, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
 
 
 def test_a_note_that_is_no_longer_true_does_not_count(tiny, tmp_path):
@@ -281,10 +391,17 @@ def test_a_note_that_is_no_longer_true_does_not_count(tiny, tmp_path):
         ("model.resnet.skip_scale=0.5", r"model\.levels\[0\]\.resnet"),
         ("model.levels=[{blocks=2}]", r"model\.levels\[1\]\.blocks"),
         ("model.conditions_join=features", r"model\.conditions_join"),
+        ("data={kind='unspecified', channels=1, height=8, width=8, vector=3}", r"data = .*vectors of 3"),
+        ("model={kind='dit', width=32, heads=2, depth=1}", r"model\.kind = .*dit"),
+        (K.replace("channels=", "group_size=16, channels="), r"model\.group_size"),
+        (K.replace("channels=", "downsample='avg_pool', channels="), r"model\.downsample"),
+        (K.replace("channels=", "eps=0.1, channels="), r"model\.eps"),
+        (K.replace("channels=", "dropout=0.1, channels="), r"model\.(dropout|resnet)"),
+        (K.replace("channels=", "divide_by_time=true, channels="), r"model\.divide_by_time"),
     ],
 )
 def test_what_diffusers_cannot_express_is_refused_by_name(override, named, tiny, tmp_path):
-    base = () if "guidance" in override or "conditions" in override else UNCONDITIONAL
+    base = () if any(word in override for word in ("guidance", "conditions", "k_unet", "dit")) else UNCONDITIONAL
     with pytest.raises(RecipeError, match=f"(?s){named}"):
         DiffusersExporter().write(pipeline_of(tiny, *base, override), tmp_path / "export")
     assert not (tmp_path / "export").exists()
