@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -118,49 +119,75 @@ def evaluate_likelihood(
     *,
     method: Method = "vlb",
     count: int | None = None,
+    numbers: Sequence[int] | None = None,
     steps: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     probe: Probe = "rademacher",
+    on_call: Callable[[int], None] | None = None,
 ) -> Likelihood:
     """Evaluate the negative log-likelihood of images, with a progress bar.
 
-    A class-conditional model is told the images' labels. Nothing guides it. The variational bound takes the recipe's
-    rule for x0; the ODE none.
+    A class-conditional model is told the images' labels; one that makes images from others, or from vectors, is given
+    those of these images. Nothing guides it. The variational bound takes the recipe's rule for x0; the ODE none.
 
     Args:
         pipeline: The model.
         images: Images of the model's size.
         method: ``vlb``: the variational bound. ``ode``: the likelihood of the probability-flow ODE.
         count: Number of images, which the seed chooses; all by default.
+        numbers: Which images, instead.
         steps: Number of times of the bound, by default all of the process; or of steps of the ODE.
         batch_size: Number of images at once. Has no part in the result.
         seed: All randomness follows from it. That of an image does from it and the image's number.
         probe: The random numbers of Hutchinson's estimator.
+        on_call: Told the number of images after each call of the network; by default a progress bar is shown.
 
     Raises:
         UserError: If the model cannot be evaluated so, or there are not so many images.
     """
     recipe = pipeline.recipe
-    numbers = _chosen(images, count, seed)
+    chosen = chosen_images(images, count, seed) if numbers is None else list(numbers)
+    parts = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+    steps, calls = walk_of(pipeline, method, steps)
+    with contextlib.ExitStack() as stack:
+        advance = on_call or stack.enter_context(progress_bar("likelihood", total=len(chosen) * calls))
+        if method == "vlb":
+            times = _times_of_bound(recipe, steps)
+            bound = _joined([_bound(pipeline, times, images, part, seed, advance) for part in parts])
+            terms = {"prior": bound.prior, "KL": bound.kl.sum(dim=1), "decoder": bound.decoder, "total": bound.total}
+            return Likelihood(chosen, terms, steps, calls, bound)
+        levels = _levels_of_ode(recipe, steps)
+        bits = torch.cat([_ode(pipeline, levels, images, part, seed, probe, advance) for part in parts])
+        return Likelihood(chosen, {"total": bits}, steps, calls)
+
+
+def walk_of(pipeline: Pipeline, method: Method, steps: int | None = None) -> tuple[int, int]:
+    """Return the number of steps, and how often the network sees each image.
+
+    Args:
+        pipeline: The model.
+        method: As for `evaluate_likelihood`.
+        steps: As for `evaluate_likelihood`.
+
+    Raises:
+        UserError: If the model cannot be evaluated so.
+    """
+    recipe = pipeline.recipe
     per_level = 2 if recipe.objective.self_conditioning else 1
-    parts = [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
     if method == "vlb":
         times = _times_of_bound(recipe, steps)
-        calls = per_level * len(times)
-        with progress_bar("likelihood", total=len(numbers) * calls) as advance:
-            bound = _joined([_bound(pipeline, times, images, part, seed, advance) for part in parts])
-        terms = {"prior": bound.prior, "KL": bound.kl.sum(dim=1), "decoder": bound.decoder, "total": bound.total}
-        return Likelihood(numbers, terms, len(times), calls, bound)
+        return len(times), per_level * len(times)
     levels = _levels_of_ode(recipe, ODE_STEPS if steps is None else steps)
-    calls = per_level * 2 * (len(levels) - 1)
-    with progress_bar("likelihood", total=len(numbers) * calls) as advance:
-        bits = torch.cat([_ode(pipeline, levels, images, part, seed, probe, advance) for part in parts])
-    return Likelihood(numbers, {"total": bits}, len(levels) - 1, calls)
+    return len(levels) - 1, per_level * 2 * (len(levels) - 1)
 
 
-def _chosen(images: Images, count: int | None, seed: int) -> list[int]:
-    """Choose images by chance, since a data set may be in the order of its classes."""
+def chosen_images(images: Images, count: int | None, seed: int) -> list[int]:
+    """Choose images by chance, since a data set may be in the order of its classes.
+
+    Raises:
+        UserError: If there are not so many.
+    """
     if count is not None and count > len(images):
         raise UserError(f"count = {count}: there are {len(images)} images")
     order = numpy_generator(seed, "likelihood").permutation(len(images))
@@ -198,9 +225,8 @@ def _levels_of_ode(recipe: Recipe, steps: int) -> list[Level]:
 def _bound(
     pipeline: Pipeline, times: list[int], images: Images, numbers: list[int], seed: int, advance: Callable[[int], None]
 ) -> VariationalBound:
-    pixels, labels = _of(pipeline, images, numbers)
-    recipe, x0 = pipeline.recipe, to_unit(pixels)
-    denoise = _unguided(pipeline, recipe.sample.x0_rule, labels, advance)
+    recipe, x0 = pipeline.recipe, to_unit(_pixels(pipeline, images, numbers))
+    denoise = _unguided(pipeline, recipe.sample.x0_rule, images, numbers, advance)
 
     def noise(time: int) -> Tensor:
         return ImageNoise(derive_seed(seed, "bound", time), numbers, pipeline.data.shape, pipeline.device)()
@@ -219,32 +245,35 @@ def _ode(
     advance: Callable[[int], None],
 ) -> Tensor:
     """Return the bits per dimension of images: float64 on the CPU."""
-    pixels, labels = _of(pipeline, images, numbers)
     shape = pipeline.data.shape
     drawn = [numpy_generator(seed, "dequantize", number).random(shape, dtype=np.float32) for number in numbers]
-    x = dequantized(pixels, torch.from_numpy(np.stack(drawn)).to(pipeline.device))
+    x = dequantized(_pixels(pipeline, images, numbers), torch.from_numpy(np.stack(drawn)).to(pipeline.device))
     normal = ImageNoise(derive_seed(seed, "probe"), numbers, shape, pipeline.device)()
-    denoise = _unguided(pipeline, X0Rule.choose("none"), labels, advance)
+    denoise = _unguided(pipeline, X0Rule.choose("none"), images, numbers, advance)
     density = ode_log_likelihood(denoise, levels, x, draw_probe(normal, probe))
     return bits_of_pixels(density.cpu().to(torch.float64), math.prod(shape))
 
 
-def _of(pipeline: Pipeline, images: Images, numbers: list[int]) -> tuple[Tensor, Tensor | None]:
-    indices = torch.tensor(numbers)
-    labels = images.labels(indices) if pipeline.recipe.model.class_conditional else None
-    return images.pixels(indices).to(pipeline.device), labels
+def _pixels(pipeline: Pipeline, images: Images, numbers: list[int]) -> Tensor:
+    return images.pixels(torch.tensor(numbers)).to(pipeline.device)
 
 
-def _unguided(pipeline: Pipeline, x0_rule: X0Rule, labels: Tensor | None, advance: Callable[[int], None]) -> Denoise:
-    """Return the model as it is, whose answers depend on nothing earlier.
+def _unguided(
+    pipeline: Pipeline, x0_rule: X0Rule, images: Images, numbers: list[int], advance: Callable[[int], None]
+) -> Denoise:
+    """Return the model as it is, for these images, whose answers depend on nothing earlier.
 
     With self-conditioning, the estimate that the network sees beside a noisy image is its own first one of it.
     """
     table = {**pipeline.recipe.sample.model_dump(), "guidance": 1.0, "x0_rule": x0_rule}
-    settings = Sample.model_validate(table)
+    settings, rows = Sample.model_validate(table), torch.tensor(numbers)
+    labels = images.labels(rows) if pipeline.recipe.model.class_conditional else None
+    kind = pipeline.recipe.objective.condition
+    seen = kind.make(to_unit(_pixels(pipeline, images, numbers))) if kind.channels(pipeline.data.channels) else None
+    vectors = images.vectors(rows) if pipeline.data.vector else None
 
     def denoise(x: Tensor, level: Level) -> Denoised:
-        fresh = pipeline.denoise(settings, labels, advance)
+        fresh = pipeline.denoise(settings, labels, advance, condition=seen, vectors=vectors)
         if pipeline.recipe.objective.self_conditioning:
             fresh(x, level)
         return fresh(x, level)

@@ -273,7 +273,8 @@ class Pipeline:
         settings: Sample | None = None,
         *,
         seed: int = 0,
-        label: str | int | None = None,
+        first: int = 0,
+        label: str | int | Tensor | None = None,
         size: tuple[int, int] | None = None,
         condition: Tensor | None = None,
         vectors: Tensor | None = None,
@@ -285,7 +286,9 @@ class Pipeline:
             count: Number of images in all.
             settings: How to sample; the recipe's `[sample]` by default.
             seed: Image i depends on it and on i only.
-            label: Class of all images, by name or number; by default the classes in turn.
+            first: Number of the first image.
+            label: Class of all images, by name or number; or the numbers of their classes, in turn: ``[M]``. By default
+                the classes in turn.
             size: Height and width, where they should not be those of the data.
             condition: Images that the model makes images from, in turn, as for `sample`.
             vectors: Vectors that condition the model, in turn, as for `sample`.
@@ -300,9 +303,12 @@ class Pipeline:
         self.check_condition(condition, size)
         self.check_vectors(vectors)
         levels = settings.spacing.levels(self.recipe.process, settings.steps)
-        for start in range(0, count, settings.batch_size):
-            numbers = range(start, min(count, start + settings.batch_size))
-            labels = self.labels_of(label, numbers, settings.guidance)
+        for start in range(first, first + count, settings.batch_size):
+            numbers = range(start, min(first + count, start + settings.batch_size))
+            if isinstance(label, Tensor):
+                labels: Tensor | None = label[torch.tensor(numbers) % len(label)]
+            else:
+                labels = self.labels_of(label, numbers, settings.guidance)
             denoise = self.denoise(
                 settings,
                 labels,

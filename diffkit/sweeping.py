@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from diffkit import __version__
-from diffkit.data.progress import progress_bar
 from diffkit.errors import Interrupted, RecipeError, UserError
-from diffkit.evaluating import (
-    Reference,
-    about_model,
-    about_sampling,
-    check_sampling,
-    digest_of,
-    identity_of,
-    sampled,
-)
-from diffkit.evaluation.base import Jackknife
+from diffkit.evaluating import Given, Reference, about_model, about_sampling, digest_of, identity_of, sample_and_see
+from diffkit.evaluation.base import Jackknife, Score
 from diffkit.pipeline import Pipeline
 from diffkit.recipe.tables import Sample
 from diffkit.sampling import sample_settings
@@ -174,7 +166,7 @@ def plan(
 def _cell(pipeline: Pipeline, settings: Sample) -> Cell | str:
     """Return a cell, or why the model cannot be sampled so."""
     try:
-        check_sampling(pipeline, settings)
+        pipeline.check(settings)
         about = about_sampling(pipeline, settings, seed=0)  # walks too, on a single pixel
     except (UserError, ValueError) as error:
         return str(error)
@@ -198,46 +190,64 @@ def sweep(
     Args:
         pipeline: The model.
         cells: The ways of sampling, as from `plan`.
-        reference: What samples are compared with.
-        folder: Where cells are written down.
+        reference: What samples are compared with. Its processes share the work; all are to call this, and only the
+            first one is answered.
+        folder: Where cells are written down, and what is found of single images until a cell is done.
         seed: Image i depends on it and on i only.
         on_done: Told of each cell.
 
     Raises:
-        UserError: If there are too few images for a metric.
-        Interrupted: On Ctrl-C. The cells that were done are kept.
+        UserError: If there are too few images for a metric, or one doesn't compare features.
+        Interrupted: On Ctrl-C. What was done is kept.
     """
-    notes = _Notes(folder)
+    workers = reference.workers
+    reference.measures.refuse_model_metrics("is the same for every sampler: see diffkit evaluate")
     shared = {"diffkit": __version__, "model": about_model(pipeline), "seed": seed, **reference.about()}
+    shared["metrics"] = reference.measures.dumped()
     keys = [digest_of({**shared, "sample": identity_of(cell.settings)}) for cell in cells]
-    found: dict[str, Found] = {}
-    work = sum(
-        cell.settings.count * cell.calls for cell, key in zip(cells, keys, strict=True) if key not in notes.written
-    )
+    notes = _Notes(folder) if workers.is_first else None
+    done = set(json.loads(workers.from_first(json.dumps(list(notes.written) if notes else []).encode())))
+    found: list[Found] = []
+    work = sum(cell.settings.count * cell.calls for cell, key in zip(cells, keys, strict=True) if key not in done)
     try:
-        with progress_bar("sweep", total=work) as advance:
+        if work:
+            reference.extract()
+        with workers.progress_bar("sweep", work // workers.size) as advance:
             for cell, key in zip(cells, keys, strict=True):
-                if key not in notes.written:
+                if key not in done:
                     started = time.perf_counter()
-                    about = about_sampling(pipeline, cell.settings, seed)
-                    evaluation = reference.compare(sampled(pipeline, cell.settings, seed, advance))
-                    report = {
-                        "key": key,
-                        "seconds": round(time.perf_counter() - started, 3),
-                        "diffkit": __version__,
-                        "model": shared["model"],
-                        "sampling": about,
-                        **evaluation.to_json(),
-                    }
-                    kept = {name: score.jackknife for name, score in evaluation.scores.items()}
-                    notes.add(report, {name: jackknife for name, jackknife in kept.items() if jackknife is not None})
-                found[key] = Found(cell, *notes.written[key])
-                if on_done is not None:
-                    on_done(found[key])
+                    given = Given.of(pipeline, cell.settings, reference.images, reference.numbers)
+                    unfinished = folder / "unfinished" / key
+                    made = sample_and_see(
+                        pipeline, cell.settings, reference, seed=seed, given=given, folder=unfinished, on_call=advance
+                    )
+                    if notes is not None:
+                        evaluation = reference.compare(made)
+                        report = {
+                            "key": key,
+                            "seconds": round(time.perf_counter() - started, 3),
+                            "diffkit": __version__,
+                            "model": shared["model"],
+                            "sampling": about_sampling(pipeline, cell.settings, seed, given.names()),
+                            **evaluation.to_json(),
+                        }
+                        notes.add(report, _known(evaluation.scores))
+                        shutil.rmtree(unfinished, ignore_errors=True)
+                if notes is not None:
+                    found.append(Found(cell, *notes.written[key]))
+                    if on_done is not None:
+                        on_done(found[-1])
+        with contextlib.suppress(OSError):  # there is none, or another sweep's are in it
+            (folder / "unfinished").rmdir()
     except KeyboardInterrupt:
-        done = f"{len(found)} of {len(cells)} cells are done and kept in {folder}"
-        raise Interrupted(f"interrupted: {done}; the same command goes on from there") from None
-    return list(found.values())
+        of_all = f"{len(found)} of {len(cells)} cells are done and kept in {folder}"
+        raise Interrupted(f"interrupted: {of_all}; the same command goes on from there") from None
+    return found
+
+
+def _known(scores: Mapping[str, Score]) -> dict[str, Jackknife]:
+    """Return the estimates of those scores whose noise is known."""
+    return {name: score.jackknife for name, score in scores.items() if score.jackknife is not None}
 
 
 class _Notes:

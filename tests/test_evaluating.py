@@ -10,7 +10,16 @@ from diffkit.data.base import DataInfo
 from diffkit.data.digits import Digits
 from diffkit.data.pixels import to_unit
 from diffkit.errors import UserError
-from diffkit.evaluating import Evaluation, Measures, about_sampling, evaluate, evaluate_model, read_images, sampled
+from diffkit.evaluating import (
+    Evaluation,
+    Measures,
+    Reference,
+    about_sampling,
+    evaluate,
+    evaluate_model,
+    read_images,
+    sample_and_see,
+)
 from diffkit.evaluation.base import Score
 from diffkit.evaluation.features import Features
 from diffkit.evaluation.frechet import frechet_distance
@@ -137,23 +146,16 @@ class TestModels:
             settings = sample_settings(pipeline.recipe, {"count": 2, "steps": 4, **options})
             seen = []
             hook = pipeline.network.register_forward_hook(lambda _, given, __, seen=seen: seen.append(len(given[0])))
-            images = [len(pixels) for pixels, _ in sampled(pipeline, settings)]
+            made = sample_and_see(pipeline, settings, Reference(Digits(), PIXELS))
             hook.remove()
             about = about_sampling(pipeline, settings, 0)
-            assert images == [2]
+            assert len(made["features"]) == 2
             assert about["network_evaluations"] == sum(seen) / 2
             assert about["network_calls"] == len(seen)
             assert [level["time"] for level in about["levels"]] == sorted(
                 (level["time"] for level in about["levels"]), reverse=True
             )
             assert len(about["levels"]) == 4
-
-    def test_models_of_conditions_are_refused_at_once(self, tiny, monkeypatch):
-        recipe = tiny("objective.condition=low_resolution")
-        other = Pipeline(recipe, recipe.data.info(), torch.nn.Identity())
-        monkeypatch.setattr(Digits, "open", lambda _: pytest.fail("images were read"))
-        with pytest.raises(UserError, match="makes images from others"):
-            evaluate_model(other, recipe.sample, PIXELS)
 
     def test_the_data_set_must_be_that_of_the_training(self, pipeline):
         other = Pipeline(pipeline.recipe, DataInfo(3, 8, 8), pipeline.network)
@@ -173,7 +175,7 @@ class TestReading:
             assert parts[0][1].tolist() == [0, 1, 2, 3, 4]
 
     def test_pictures_come_in_parts(self, tmp_path, digits, monkeypatch):
-        monkeypatch.setattr("diffkit.evaluating.AT_ONCE", 2)
+        monkeypatch.setattr("diffkit.evaluating.read.AT_ONCE", 2)
         for number, image in enumerate(digits.pixels(torch.arange(5))):
             save_png(image, tmp_path / f"{number}.png")
         parts = list(read_images(tmp_path, Digits().info()))

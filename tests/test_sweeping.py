@@ -33,12 +33,12 @@ def walks(monkeypatch):
     """The samplings that are done, each as sampler and steps."""
     done = []
 
-    def noting(pipeline, settings, *rest):
+    def noting(pipeline, settings, *rest, **options):
         done.append((settings.sampler.kind, settings.steps))
-        return sampled(pipeline, settings, *rest)
+        return see(pipeline, settings, *rest, **options)
 
-    sampled = sweeping.sampled
-    monkeypatch.setattr(sweeping, "sampled", noting)
+    see = sweeping.sample_and_see
+    monkeypatch.setattr(sweeping, "sample_and_see", noting)
     return done
 
 

@@ -13,8 +13,11 @@ import typer
 from diffkit.cli.options import Device, FeaturesKind, Force, PluginFiles, ReferenceCount, SplitName
 
 if TYPE_CHECKING:
-    from diffkit.data.base import Dataset
-    from diffkit.evaluating import Measures
+    from diffkit.data.base import Dataset, Split
+    from diffkit.evaluating import Evaluation, Measures, Workers
+
+
+Weights = Literal["ema", "raw"]
 
 
 def command(
@@ -33,7 +36,7 @@ def command(
     split: SplitName = None,
     reference: ReferenceCount = None,
     seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and on i only.")] = 0,
-    weights: Annotated[Literal["ema", "raw"], typer.Option(help="Averaged or last weights.")] = "ema",
+    weights: Annotated[Weights, typer.Option(help="Averaged or last weights.")] = "ema",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Number of images at once.")] = None,
     images: Annotated[
         Path | None,
@@ -53,14 +56,9 @@ def command(
     force: Force = False,
 ) -> None:
     """How good a model's images are: they are sampled and compared with those of its data set."""
-    from diffkit.cli.common import load_plugins, pick_device, refuse_existing, run_and_overrides, write_new
-    from diffkit.data.base import of_split
+    from diffkit.cli.common import load_plugins, refuse_existing, run_and_overrides, write_new
     from diffkit.errors import UserError
-    from diffkit.evaluating import evaluate, evaluate_model, read_images
-    from diffkit.pipeline import Pipeline
-    from diffkit.sampling import sample_settings
-    from diffkit.storage.files import sha256
-    from diffkit.storage.runs import find_weights, newest_run
+    from diffkit.evaluating import Workers
 
     refuse_existing(out, force=force)
     load_plugins(plugin)
@@ -68,26 +66,87 @@ def command(
     measures, chosen = chosen_measures(metric, features), _dataset(data)
     if chosen is not None and images is None:
         raise UserError("--data is for --images: what a model samples is compared with its own data set")
-    on = pick_device(device)
-    if images is not None:
-        dataset = of_split(chosen, split) if chosen else Pipeline.load(run or newest_run(), weights).dataset(split)
-        made = read_images(images, dataset.info())
-        found = evaluate(made, dataset, measures, reference=reference, device=on)
-        about: dict[str, Any] = {"source": str(images)}
-        head = f"{images}: {found.about['images']['count']} images"
-    else:
-        source = run or newest_run()
-        pipeline = Pipeline.load(source, weights, on)
-        settings = sample_settings(pipeline.recipe, {"count": count, "batch_size": batch_size}, overrides)
-        found = evaluate_model(pipeline, settings, measures, seed=seed, split=split, reference=reference)
-        about = {"source": str(source), "weights": weights, "sha256": sha256(find_weights(source, weights))}
+    with Workers.joined() as workers:
+        if images is not None:
+            found, about, head = _of_images(images, run, chosen, split, measures, reference, device, weights)
+        else:
+            options = {"count": count, "batch_size": batch_size}
+            found, about, head = _of_model(
+                run, overrides, options, measures, seed, split, reference, device, weights, workers
+            )
+        if not workers.is_first:
+            return
+        print(f"{head}\n{against(found.about)}\n{found.table()}")
+        if out is not None:
+            write_new(out, json.dumps({**about, **found.to_json()}, indent=2) + "\n", force=force)
+            print(out)
+        found.forget()
+
+
+Report = tuple["Evaluation", dict[str, Any], str]
+"""What was found, what else to say in JSON, and in the line above the table."""
+
+
+def _of_images(
+    images: Path,
+    run: Path | None,
+    chosen: Dataset | None,
+    split: Split | None,
+    measures: Measures,
+    reference: int | None,
+    device: str,
+    weights: Weights,
+) -> Report:
+    from diffkit.cli.common import pick_device
+    from diffkit.data.base import of_split
+    from diffkit.evaluating import evaluate, read_images
+    from diffkit.pipeline import Pipeline
+    from diffkit.storage.runs import newest_run
+
+    dataset = of_split(chosen, split) if chosen else Pipeline.load(run or newest_run(), weights).dataset(split)
+    made = read_images(images, dataset.info())
+    found = evaluate(made, dataset, measures, reference=reference, device=pick_device(device))
+    return found, {"source": str(images)}, f"{images}: {found.about['images']['count']} images"
+
+
+def _of_model(
+    run: Path | None,
+    overrides: list[str],
+    options: Mapping[str, Any],
+    measures: Measures,
+    seed: int,
+    split: Split | None,
+    reference: int | None,
+    device: str,
+    weights: Weights,
+    workers: Workers,
+) -> Report:
+    from diffkit.cli.common import pick_device
+    from diffkit.evaluating import evaluate_model
+    from diffkit.pipeline import Pipeline
+    from diffkit.sampling import run_of, sample_settings
+    from diffkit.storage.files import sha256
+    from diffkit.storage.runs import find_weights, newest_run
+
+    source = run or newest_run()
+    pipeline = Pipeline.load(source, weights, pick_device(workers.device(device)))
+    settings = sample_settings(pipeline.recipe, options, overrides)
+    found = evaluate_model(
+        pipeline,
+        settings,
+        measures,
+        seed=seed,
+        split=split,
+        reference=reference,
+        workers=workers,
+        folder=run_of(source) / "evaluations",
+    )
+    about = {"source": str(source), "weights": weights, "sha256": sha256(find_weights(source, weights))}
+    head = f"{weights} weights, seed {seed}"
+    if "sampling" in found.about:
         calls = found.about["sampling"]["network_calls"]
-        way = f"{settings.sampler.kind} in {calls} network calls"
-        head = f"{source}: {settings.count} images, {weights} weights, seed {seed}, {way}"
-    print(f"{head}\nagainst {against(found.about)}\n{found.table()}")
-    if out is not None:
-        write_new(out, json.dumps({**about, **found.to_json()}, indent=2) + "\n", force=force)
-        print(out)
+        head = f"{settings.count} images, {head}, {settings.sampler.kind} in {calls} network calls"
+    return found, about, f"{source}: {head}"
 
 
 def chosen_measures(metrics: list[str] | None, features: str | None) -> Measures:
@@ -132,11 +191,14 @@ def _said() -> Iterator[None]:
 
 def against(about: Mapping[str, Any]) -> str:
     """Say what the images were compared with, and how."""
-    reference, features = about["reference"], about["features"]
+    reference = about["reference"]
     split = reference["dataset"].get("split")
-    part = f" ({split})" if split else ""
+    dataset = reference["dataset"]["kind"] + (f" ({split})" if split else "")
+    if "features" not in about:
+        return f"images of {dataset}"
+    features = about["features"]
     digest = f", SHA-256 {features['sha256'][:12]}" if features["sha256"] else ""
     names = reference["accuracy"]
     right = "" if names is None else f", right for {names:.2%} of these"
     dimensions = f"{features['dimensions']} features of {features['kind']}{digest}{right}"
-    return f"{reference['count']} images of {reference['dataset']['kind']}{part}, {dimensions}"
+    return f"against {reference['count']} images of {dataset}, {dimensions}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from diffkit.sweeping import Advice, Found
+    from diffkit.sweeping import Advice, Found, Plan
 
 
 def command(
@@ -61,7 +61,7 @@ def command(
     """
     from diffkit.cli.common import load_plugins, pick_device, run_and_overrides
     from diffkit.cli.evaluate import against, chosen_measures
-    from diffkit.evaluating import Reference
+    from diffkit.evaluating import Reference, Workers
     from diffkit.pipeline import Pipeline
     from diffkit.sampling import run_of
     from diffkit.storage.files import write_atomically
@@ -73,18 +73,18 @@ def command(
     run, overrides = run_and_overrides(run, overrides)
     measures = chosen_measures(metric or ["fid", "kid"], features)
     source = run or newest_run()
-    pipeline = Pipeline.load(source, weights, pick_device(device))
-    planned = plan(pipeline, *chosen, {"count": count, "batch_size": batch_size}, overrides)
-    for reason in dict.fromkeys(planned.left_out.values()):
-        names = ", ".join(name for name, its in planned.left_out.items() if its == reason)
-        print(f"Left out: {names}: {reason}", file=sys.stderr)
-    draws = _can_draw()
-    real = Reference(pipeline.dataset(split), measures, count=reference, device=pipeline.device)
-    folder = out or run_of(source) / "sweeps"
-    found = sweep(pipeline, planned.cells, real, folder, seed=seed)
+    with Workers.joined() as workers:
+        pipeline = Pipeline.load(source, weights, pick_device(workers.device(device)))
+        planned = plan(pipeline, *chosen, {"count": count, "batch_size": batch_size}, overrides)
+        draws = workers.is_first and _announce(planned)
+        real = Reference(pipeline.dataset(split), measures, count=reference, device=pipeline.device, workers=workers)
+        folder = out or run_of(source) / "sweeps"
+        found = sweep(pipeline, planned.cells, real, folder, seed=seed)
+        if not workers.is_first:
+            return
     advice = advise(found)
     title = f"{source}: {count} images each, {weights} weights, seed {seed}"
-    print(f"{title}\nagainst {against(found[0].report)}")
+    print(f"{title}\n{against(found[0].report)}")
     _print(_table(found, advice))
     if advice is None:
         print("nothing is recommended, as no score's noise is known: add --metric kid")
@@ -98,6 +98,19 @@ def command(
         write_atomically(picture, _picture(found, advice, title))
     if picture.exists():
         print(picture)
+
+
+def _announce(planned: Plan) -> bool:
+    """Say what is left out, and whether there will be a picture; return that."""
+    for reason in dict.fromkeys(planned.left_out.values()):
+        names = ", ".join(name for name, its in planned.left_out.items() if its == reason)
+        print(f"Left out: {names}: {reason}", file=sys.stderr)
+    try:
+        importlib.import_module("diffkit.plotting.canvas")
+    except UserError as error:
+        print(f"Warning: no picture will be drawn: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _lists(samplers: str, steps: str, guidance: str | None) -> tuple[list[Any], list[int], list[float]]:
@@ -154,16 +167,6 @@ def _steps(text: str) -> int:
     if number < 1:
         raise ValueError
     return number
-
-
-def _can_draw() -> bool:
-    """Return whether there will be a picture; say so if not."""
-    try:
-        importlib.import_module("diffkit.plotting.canvas")
-    except UserError as error:
-        print(f"Warning: no picture will be drawn: {error}", file=sys.stderr)
-        return False
-    return True
 
 
 def _table(found: Sequence[Found], advice: Advice | None) -> Table:

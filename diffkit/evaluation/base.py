@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor
 
+from diffkit.data.base import Images
 from diffkit.spec import Component
+
+if TYPE_CHECKING:
+    from diffkit.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -64,9 +70,13 @@ class Score:
 
 
 class Metric(Component):
-    """Compares the features of generated images with those of real ones."""
+    """Finds how good a model is: a `FeatureMetric` by its samples, a `ModelMetric` by asking the model itself."""
 
     family = "metric"
+
+
+class FeatureMetric(Metric):
+    """Compares the features of generated images with those of real ones."""
 
     @abstractmethod
     def scores(self, generated: Tensor, real: Tensor) -> dict[str, Score]:
@@ -79,6 +89,49 @@ class Metric(Component):
         Raises:
             ValueError: If there are too few images, or the features' numbers differ.
         """
+
+
+class ModelMetric(Metric):
+    """Finds a number for each of some of the data set's images, by the model itself; nothing is sampled."""
+
+    @abstractmethod
+    def settled(self, pipeline: Pipeline) -> Self:
+        """Return the same with what depends on the model filled in.
+
+        Raises:
+            UserError: If it cannot be had of this model.
+        """
+
+    @abstractmethod
+    def images(self, images: Images, seed: int) -> list[int]:
+        """Return the numbers of the images to ask for.
+
+        Raises:
+            UserError: If there are not so many.
+        """
+
+    @abstractmethod
+    def calls(self, pipeline: Pipeline) -> int:
+        """Return how often the network sees each image."""
+
+    @abstractmethod
+    def of_images(
+        self, pipeline: Pipeline, images: Images, numbers: list[int], seed: int, on_call: Callable[[int], None]
+    ) -> Tensor:
+        """Return what is found of images: float64 ``[n]``.
+
+        Args:
+            pipeline: The model.
+            images: The data set.
+            numbers: Which images; few enough to go through the network together.
+            seed: What chance draws for an image depends on it and on the image's number only.
+            on_call: Told the number of images after each call of the network.
+        """
+
+    def scores(self, values: Tensor) -> dict[str, Score]:
+        """Return the mean over all images ``[n]``, under the kind's name, with its standard error."""
+        error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
+        return {self.kind_name(): Score(values.mean().item(), error)}
 
 
 def check_features(generated: Tensor, real: Tensor, least: int) -> None:

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffkit.evaluation.base import Jackknife, Metric, Score, check_features
+from diffkit.evaluation.base import FeatureMetric, Jackknife, Score, check_features
 
 
-class Frechet(Metric):
+class Frechet(FeatureMetric):
     """The Fréchet distance between Gaussians with the features' means and covariances: FID.
 
     ``|m - m'|² + tr(C + C' - 2 (C C')^(1/2))`` (Heusel et al. 2017, eq. 6; Dowson & Landau 1982). Smaller is better. In

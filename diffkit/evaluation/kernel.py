@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffkit.evaluation.base import Jackknife, Metric, Score, check_features
+from diffkit.evaluation.base import FeatureMetric, Jackknife, Score, check_features
 
 ROWS = 1024
 """So many rows of a kernel's matrix are held at once."""
 
 
-class Kernel(Metric):
+class Kernel(FeatureMetric):
     """The squared maximum mean discrepancy of a polynomial kernel: KID.
 
     ``E k(x, x') + E k(y, y') - 2 E k(x, y)`` with ``k(x, y) = (x·y / D + 1)³``, estimated without bias from all pairs

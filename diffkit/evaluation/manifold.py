@@ -8,13 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.evaluation.base import Metric, Score, check_features
+from diffkit.evaluation.base import FeatureMetric, Score, check_features
 
 ROWS = 1024
 """So many rows of distances are held at once."""
 
 
-class PrecisionRecall(Metric):
+class PrecisionRecall(FeatureMetric):
     """Precision: the part of the generated images that lie among the real ones. Recall: the part the other way round.
 
     An image lies among others if it is in the ball around at least one of them, whose radius is the distance to
@@ -34,7 +34,7 @@ class PrecisionRecall(Metric):
         return {"precision": _part(precision), "recall": _part(recall)}
 
 
-class DensityCoverage(Metric):
+class DensityCoverage(FeatureMetric):
     """Density: how many real images' balls a generated one is in. Coverage: the part of the real balls with one inside.
 
     ``density = 1 / (k N) Σ_j Σ_i [y_j in ball_i]``, ``coverage = 1 / M Σ_i [some y_j in ball_i]``, with balls around

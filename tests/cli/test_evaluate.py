@@ -92,7 +92,7 @@ def test_a_file_is_not_overwritten(diffkit, here):
         (
             ["--metric", "fdi"],
             "settings of the evaluation: 1 problem\n  metrics[0] = \"fdi\"\n    no metric is called 'fdi'. "
-            "Did you mean 'fid'? Known: density_coverage, fid, kid, precision_recall",
+            "Did you mean 'fid'? Known: density_coverage, fid, kid, nll, precision_recall",
         ),
         (
             ["--features", "pixel"],

@@ -59,7 +59,7 @@ def test_a_table_a_file_a_picture_and_advice(diffkit, here):
 def test_the_same_again_samples_and_writes_nothing(diffkit, here, monkeypatch):
     first = diffkit("sweep", "--samplers", "ddim", "--steps", "2,3", *FEW)
     before = {file: file.read_bytes() for file in (here / "runs/tiny-1/sweeps").rglob("*.*")}
-    monkeypatch.setattr(sweeping, "sampled", lambda *_: pytest.fail("sampled again"))
+    monkeypatch.setattr(sweeping, "sample_and_see", lambda *_, **__: pytest.fail("sampled again"))
     again = diffkit("sweep", "runs/tiny-1", "--samplers", "ddim", "--steps", "2,3", *FEW)
     assert again.out == first.out
     assert {file: file.read_bytes() for file in (here / "runs/tiny-1/sweeps").rglob("*.*")} == before
@@ -78,7 +78,7 @@ def test_settings_weights_and_folder(diffkit, here):
 
 
 def test_what_does_not_fit_is_said_before_anything_is_done(diffkit, here, monkeypatch):
-    monkeypatch.setattr(sweeping, "sampled", lambda *_: pytest.fail("sampled"))
+    monkeypatch.setattr(sweeping, "sample_and_see", lambda *_, **__: pytest.fail("sampled"))
     done = diffkit("sweep", "--samplers", "ddim,heun", "--steps", "21,30", *FEW)
     assert done.code == 2
     assert done.err.startswith("Error: the model can be sampled in none of these ways:\n  ddim in 21 steps: ")
@@ -109,20 +109,20 @@ def test_without_matplotlib_there_is_no_picture(diffkit, here, monkeypatch):
 
 
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(diffkit, here, monkeypatch):
-    real = sweeping.sampled
+    real = sweeping.sample_and_see
 
-    def once(pipeline, settings, *rest):
+    def once(pipeline, settings, *rest, **options):
         if settings.steps == 3:
             raise KeyboardInterrupt
-        return real(pipeline, settings, *rest)
+        return real(pipeline, settings, *rest, **options)
 
-    monkeypatch.setattr(sweeping, "sampled", once)
+    monkeypatch.setattr(sweeping, "sample_and_see", once)
     done = diffkit("sweep", "--samplers", "ddim", "--steps", "2,3", *FEW)
     assert done.code == 130
     assert done.err.startswith(
         "Error: interrupted: 1 of 2 cells are done and kept in runs/tiny-1/sweeps; the same command"
     )
-    monkeypatch.setattr(sweeping, "sampled", real)
+    monkeypatch.setattr(sweeping, "sample_and_see", real)
     assert diffkit("sweep", "--samplers", "ddim", "--steps", "2,3", *FEW).code == 0
 
 
