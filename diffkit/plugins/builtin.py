@@ -188,9 +188,11 @@ def _callbacks() -> list[type[Component]]:
 def _evaluation() -> list[type[Component]]:
     from diffkit.evaluation.classifier import ClassifierFeatures
     from diffkit.evaluation.frechet import Frechet
+    from diffkit.evaluating.nll import NegativeLogLikelihood
     from diffkit.evaluation.inception import Inception
     from diffkit.evaluation.kernel import Kernel
     from diffkit.evaluation.manifold import DensityCoverage, PrecisionRecall
     from diffkit.evaluation.pixels import Pixels
 
-    return [*(Frechet, Kernel, PrecisionRecall, DensityCoverage), *(Pixels, ClassifierFeatures, Inception)]
+    metrics = (Frechet, Kernel, PrecisionRecall, DensityCoverage, NegativeLogLikelihood)
+    return [*metrics, *(Pixels, ClassifierFeatures, Inception)]
