@@ -9,6 +9,8 @@ from torch import nn
 from diffkit.data.base import DataInfo
 from diffkit.nn.base import Model, Ports
 from diffkit.nn.k_unet import AdaptiveNorm, KBlock
+from diffkit.pipeline import Pipeline
+from diffkit.train.loop import train
 
 DATA = DataInfo(3, 8, 12, ("a", "b"))
 SMALL = {
@@ -52,6 +54,12 @@ def test_starts_at_zero_and_trains_every_weight(changes):
             nn.init.normal_(parameter, std=0.2)
     net(x, time + 1, label, vector).square().sum().backward()
     assert not [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+def test_a_recipe_of_it_trains_and_samples(tiny, tmp_path):
+    table = "{kind='k_unet', channels=[8, 8], group_size=4, blocks_per_level=1, norm={kind='group', groups=4}}"
+    train(tiny(f"model={table}", "model.class_conditional=true", "train.steps=2"), tmp_path)
+    assert Pipeline.load(tmp_path).sample(2).shape == (2, 1, 8, 8)
 
 
 def test_no_label_is_the_label_after_the_last():

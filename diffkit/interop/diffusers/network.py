@@ -164,7 +164,7 @@ def _channel_problems(config: UNetConfig) -> list[Problem]:
 
 
 def _skip_problems(config: UNetConfig) -> list[Problem]:
-    """Return how Skip blocks stand where a recipe cannot have them, nor diffusers run most of them."""
+    """Return how Skip blocks stand where a recipe cannot have them."""
     blocks = [*config.down_block_types, *config.up_block_types]
     if not any(map(is_skip, blocks)):
         if config.norm_num_groups is None:
