@@ -49,7 +49,9 @@ def _schedules() -> list[type[Component]]:
 def _diffusion() -> list[type[Component]]:
     from diffkit.diffusion.classifier_guidance import ClassifierGuidance
     from diffkit.diffusion.ddpm_process import DdpmProcess
+    from diffkit.diffusion.distillation.consistency import Consistency as ConsistencyDistillation
     from diffkit.diffusion.distillation.progressive import Progressive
+    from diffkit.diffusion.distillation.trajectory import Trajectory
     from diffkit.diffusion.edm_process import EdmProcess
     from diffkit.diffusion.flow_process import FlowProcess
     from diffkit.diffusion.guidance import Autoguidance, ClassifierFree
@@ -103,7 +105,7 @@ def _diffusion() -> list[type[Component]]:
         *(Karras, Exponential, LogSnr, TimeList),
         *(Clip, DynamicThreshold, NoRule),
         *(ClassifierFree, Autoguidance, ClassifierGuidance),
-        Progressive,
+        *(Progressive, ConsistencyDistillation, Trajectory),
         *(Ddpm, Ddim, Euler, EulerAncestral, Heun, Restart, PredictorCorrector),
         *(Dpm2, Dpm2Ancestral, Dpmpp2SAncestral, DpmppSde, Dpmpp2M, Dpmpp2MSde, Dpmpp3M, Dpmpp3MSde),
         *(DpmppSinglestep, UniPc, Deis, Lms, Ipndm, Pndm, Consistency, Tcd),

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from diffkit.cli.main import run as run_command
+from diffkit.diffusion.distillation.base import Distillation
 from diffkit.errors import CheckpointError, Interrupted, RecipeError, UserError
 from diffkit.pipeline import Pipeline
 from diffkit.plugins.hookspecs import hookimpl
@@ -82,6 +83,32 @@ def test_a_student_is_trained_and_sampled_without_its_teacher(student, teacher, 
     assert pipeline.sample(3).shape == (3, 1, 8, 8)
     with pytest.raises(UserError, match="the student only knows 2 steps, from the times 19, 9 to the clean end"):
         pipeline.sample(3, steps=4)
+
+
+SAMPLED_BY = {
+    "progressive": "sampler='ddim', steps=2",
+    "trajectory": "sampler='ddim', steps=2",
+    "consistency": "sampler='consistency', steps=2",
+}
+
+
+@pytest.mark.parametrize("kind", [*sorted(Distillation.kinds)])
+def test_every_kind_trains_resumes_and_is_sampled(tiny, teacher, tmp_path, kind):
+    settings = {**Distillation.kinds[kind].example_settings(), "kind": kind, "teacher": str(teacher)}
+    written = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    recipe = tiny(
+        VELOCITY,
+        f"distillation={{{written}}}",
+        f"sample={{{SAMPLED_BY[kind]}}}",
+        "train.steps=7",
+        "train.device_batch_size=4",
+    )
+    train(recipe, tmp_path / "whole")
+    stop_after(recipe, tmp_path / "parts", 2)
+    train(recipe, tmp_path / "parts", resume=True)
+    whole, parts = (load_file(newest(tmp_path / run) / "ema.safetensors") for run in ("whole", "parts"))
+    assert all(torch.equal(tensor, parts[key]) for key, tensor in whole.items())
+    assert Pipeline.load(tmp_path / "whole").sample(2).shape == (2, 1, 8, 8)
 
 
 def test_it_starts_from_the_averaged_weights(student, teacher, tmp_path):

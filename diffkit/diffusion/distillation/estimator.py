@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -147,3 +149,37 @@ def x0_of_step(x: Tensor, end: Tensor, t: Places, s: Places) -> Tensor:
     ratio = s.sigma / t.sigma
     pulled = per_image(s.alpha - ratio * t.alpha, x)
     return (end - per_image(ratio, x) * x) / pulled
+
+
+def walk(teacher: Estimator, x: Tensor, places: Sequence[Places]) -> Tensor:
+    """Return where the teacher's ODE leads, by DPM-Solver++(2M) (Lu et al. 2022, algorithm 2).
+
+    ``x_s = (sigma_s / sigma_t) x_t + (alpha_s - (sigma_s / sigma_t) alpha_t) D``, with D the estimate of x0 drawn on
+    from the one before, ``D = x0 + h / (2 h_before) (x0 - x0_before)``, and h a step in log(alpha / sigma). The first
+    step, one from pure noise and the next, and one to the clean end are of the first order.
+
+    Args:
+        teacher: The teacher.
+        x: Noisy images ``[N, C, H, W]`` at the first of the levels.
+        places: The levels of each image along the way, falling; the network is not called at the last.
+    """
+    before: tuple[Tensor, Tensor] | None = None
+    for t, s in pairwise(places):
+        x0 = teacher(x, t).x0
+        h = torch.log(s.alpha / s.sigma) - torch.log(t.alpha / t.sigma)
+        drawn_on = x0
+        if before is not None:
+            share = h / (2 * before[1])
+            share = torch.where(h.isfinite() & before[1].isfinite(), share, 0)
+            drawn_on = x0 + per_image(share, x) * (x0 - before[0])
+        ratio = s.sigma / t.sigma
+        x = per_image(ratio, x) * x + per_image(s.alpha - ratio * t.alpha, x) * drawn_on
+        before = x0, h
+    return x
+
+
+def same_dropout(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context after which the network's dropout draws what it drew within."""
+    if device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[device], device_type=device.type)
