@@ -99,14 +99,14 @@ def test_a_checkpoint_that_needs_a_plugin_names_it(trained, tiny, tmp_path):
     header = make_header(tiny(), tiny().data.info(), {"resnet_block.wave": "wavelets"}, 1)
     header["recipe"] = header["recipe"].replace('resnet = {kind = "ddpm"', 'resnet = {kind = "wave"')
     assert "wave" in header["recipe"]
-    folder = write(tmp_path, 1, header, weights, weights, {})
+    folder = write(tmp_path, 1, header, weights, {"ema": weights}, {})
     with pytest.raises(CheckpointError, match=r"needs resnet_block\.wave of plugin 'wavelets'"):
         Pipeline.load(folder)
 
 
 def test_weights_of_another_model_are_refused(tiny, tmp_path):
     header = make_header(tiny(), tiny().data.info(), {}, 1)
-    folder = write(tmp_path, 1, header, {"w": torch.zeros(1)}, {"w": torch.zeros(1)}, {})
+    folder = write(tmp_path, 1, header, {"w": torch.zeros(1)}, {"ema": {"w": torch.zeros(1)}}, {})
     with pytest.raises(CheckpointError, match="the weights don't fit the recipe"):
         Pipeline.load(folder)
 
@@ -116,7 +116,7 @@ def test_code_that_a_checkpoint_names_or_that_lies_beside_it_is_never_run(traine
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')")
     header = make_header(tiny(f'plugins=["{tmp_path}/evil.py"]'), tiny().data.info(), {}, 1)
     assert "evil.py" in header["recipe"]
-    folder = write(tmp_path / "run", 1, header, weights, weights, {})
+    folder = write(tmp_path / "run", 1, header, weights, {"ema": weights}, {})
     (folder / "evil.py").write_text((tmp_path / "evil.py").read_text())
     Pipeline.load(folder).sample(1)
     assert not (tmp_path / "was_run").exists()

@@ -161,6 +161,6 @@ FAMILIES = {
     "sampler": _Picture("sample.sampler", _walks),
     "x0_rule": _lines("sample.x0_rule", panels.x0_kept),
     "lr_schedule": _lines("train.lr_schedule", panels.lr_factor),
-    "ema": _lines("train.ema", panels.ema_memory),
+    "ema": _lines("train.ema", panels.ema_memory, panels.ema_response),
 }
 """The families that there are pictures of."""

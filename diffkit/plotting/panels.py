@@ -221,6 +221,19 @@ def ema_memory(axes: Axes, recipes: Recipes) -> None:
     axes.set(title="part of the average that a step replaces: 1 - decay", xlabel="step", yscale="log")
 
 
+def ema_response(axes: Axes, recipes: Recipes) -> None:
+    """Draw how much the weights of each step count in the average at the end; 1 is what each counts in a plain mean.
+
+    Short averages are cut off at the top: without any, the last step would count as much as there are steps.
+    """
+    for number, (name, recipe) in enumerate(recipes.items()):
+        total = recipe.train.steps
+        decays = torch.tensor([recipe.train.ema.decay_at(step) for step in range(1, total + 1)], dtype=torch.float64)
+        later = torch.cat([decays[1:], torch.ones(1, dtype=torch.float64)]).flip(0).cumprod(0).flip(0)
+        axes.plot(torch.arange(1, total + 1), total * (1 - decays) * later, label=name, **line_style(number))
+    axes.set(title="what each step counts in the average at the end", xlabel="step", ylim=(0, 30))
+
+
 def _way(process: Process) -> tuple[Tensor, Tensor]:
     """Return parts of the way, evenly and without its ends, and the times there. All times, if there are not many."""
     count = min(_POINTS, process.steps) if isinstance(process, DiscreteProcess) else _POINTS

@@ -172,11 +172,11 @@ def _nn() -> list[type[Component]]:
 
 
 def _optim() -> list[type[Component]]:
-    from diffkit.optim.ema import Decay, HalfLife, NoEma, WarmupDecay
+    from diffkit.optim.ema import Decay, HalfLife, NoEma, Power, WarmupDecay
     from diffkit.optim.lr_schedules import Constant, Cosine, InverseSqrt, Linear, Warmup
     from diffkit.optim.optimizers import Adam, AdamW, Sgd
 
-    return [Adam, AdamW, Sgd, Constant, Warmup, Cosine, Linear, InverseSqrt, Decay, WarmupDecay, HalfLife, NoEma]
+    return [Adam, AdamW, Sgd, Constant, Warmup, Cosine, Linear, InverseSqrt, Decay, WarmupDecay, HalfLife, Power, NoEma]
 
 
 def _callbacks() -> list[type[Component]]:

@@ -1,7 +1,7 @@
 """Checkpoints: folders of safetensors files and one JSON file with their hashes. Nothing is ever pickled.
 
-``model.safetensors`` and ``ema.safetensors`` hold the filled recipe in their header, so that one file is
-enough to sample from.
+``model.safetensors``, ``ema.safetensors`` and the files of further averages, such as ``ema-0.1.safetensors``, hold the
+filled recipe in their header, so that one file is enough to sample from.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,8 @@ FORMAT = 1
 """Version of the layout; a newer one is refused."""
 
 MODEL, EMA, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"
+
+ENDING = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,14 @@ class Checkpoint:
         folder: Where it lies.
         step: Number of optimizer steps taken.
         model: The network's weights.
-        ema: The averaged weights.
+        averages: The averages of the weights, by name; that named ``ema`` is sampled from.
         optimizer: The optimizer's tensors, by ``parameter/name``, and the trainer's own.
     """
 
     folder: Path
     step: int
     model: dict[str, Tensor]
-    ema: dict[str, Tensor]
+    averages: dict[str, dict[str, Tensor]]
     optimizer: dict[str, Tensor]
 
 
@@ -162,15 +164,27 @@ def write_checkpoint(
     step: int,
     header: dict[str, str],
     model: dict[str, Tensor],
-    ema: dict[str, Tensor],
+    averages: Mapping[str, dict[str, Tensor]],
     optimizer: dict[str, Tensor],
 ) -> Path:
     """Write a checkpoint; it appears whole or not at all. Returns its folder."""
+    return _write(parent, step, header, {MODEL: model, **_files_of(averages), OPTIMIZER: optimizer})
+
+
+def write_averages(parent: Path, step: int, header: dict[str, str], averages: Mapping[str, dict[str, Tensor]]) -> Path:
+    """Write a folder as a checkpoint's, with nothing but the averages; it appears whole or not at all. Returns it."""
+    return _write(parent, step, header, _files_of(averages))
+
+
+def _files_of(averages: Mapping[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    return {f"{name}{ENDING}": tensors for name, tensors in averages.items()}
+
+
+def _write(parent: Path, step: int, header: dict[str, str], files: Mapping[str, dict[str, Tensor]]) -> Path:
     folder = parent / checkpoint_name(step)
     if folder.exists():  # of a run that went on from an older checkpoint than this one: it was damaged
         delete_folder(folder)
     with new_folder(folder) as temporary:
-        files = {MODEL: model, EMA: ema, OPTIMIZER: optimizer}
         for name, tensors in files.items():
             contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
             metadata = header if name != OPTIMIZER else {"format": "pt"}
@@ -192,8 +206,19 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: If anything is missing, damaged or newer than this diffkit.
     """
     step = verify_checkpoint(folder)
-    model, ema, optimizer = (_read_safetensors(folder / name)[1] for name in (MODEL, EMA, OPTIMIZER))
-    return Checkpoint(folder, step, model, ema, optimizer)
+    model, optimizer = (_read_safetensors(folder / name)[1] for name in (MODEL, OPTIMIZER))
+    averages = {file.name.removesuffix(ENDING): _read_safetensors(file)[1] for file in averages_in(folder)}
+    return Checkpoint(folder, step, model, averages, optimizer)
+
+
+def averages_in(folder: Path) -> list[Path]:
+    """Return the files of the averages in a folder of a checkpoint or of averages alone, as `state.json` lists them.
+
+    Raises:
+        CheckpointError: If that cannot be read.
+    """
+    _, hashes = _read_state(folder)
+    return [folder / name for name in sorted(hashes) if name not in (MODEL, OPTIMIZER)]
 
 
 def verify_checkpoint(folder: Path) -> int:
@@ -202,8 +227,22 @@ def verify_checkpoint(folder: Path) -> int:
     Raises:
         CheckpointError: If it is not.
     """
+    return _verify(folder, (MODEL, EMA, OPTIMIZER))
+
+
+def verify_averages(folder: Path) -> int:
+    """Check that a folder of averages alone is whole, by its hashes, and return its step.
+
+    Raises:
+        CheckpointError: If it is not.
+    """
+    return _verify(folder, (EMA,))
+
+
+def _verify(folder: Path, needed: Iterable[str]) -> int:
+    """Check the files that must be there, and all others that are listed."""
     step, hashes = _read_state(folder)
-    for name in (MODEL, EMA, OPTIMIZER):
+    for name in {**dict.fromkeys(needed), **hashes}:
         _verify_file(folder / name, hashes)
     return step
 
@@ -267,6 +306,13 @@ def rotate(parent: Path, keep_last: int, keep_every: int | None) -> None:
     every = keep_every or math.inf
     for folder in list_checkpoints(parent)[:-keep_last]:
         if int(folder.name.removeprefix("step-")) % every != 0:
+            delete_folder(folder)
+
+
+def delete_after(parent: Path, step: int) -> None:
+    """Delete those that a run wrote after the step from which it goes on: it writes them again."""
+    for folder in list_checkpoints(parent):
+        if int(folder.name.removeprefix("step-")) > step:
             delete_folder(folder)
 
 

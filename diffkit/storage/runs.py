@@ -16,6 +16,9 @@ RUNS = Path("runs")
 
 RECIPE, METRICS, CHECKPOINTS, SAMPLES = "recipe.toml", "metrics.jsonl", "checkpoints", "samples"
 
+SNAPSHOTS = "ema"
+"""The folder of the averages that are kept for good."""
+
 CLASSIFIER = "classifier.safetensors"
 """A classifier of a run's noisy images, for guidance."""
 

@@ -16,9 +16,9 @@ from diffkit.errors import Diverged, Interrupted, PluginError, UserError
 from diffkit.recipe.load import read_document, validate
 from diffkit.recipe.tables import Recipe
 from diffkit.recipe.write import to_toml
-from diffkit.storage.checkpoint import newest_whole, read_checkpoint
+from diffkit.storage.checkpoint import delete_after, newest_whole, read_checkpoint
 from diffkit.storage.files import delete_leftovers, write_atomically
-from diffkit.storage.runs import CHECKPOINTS, RECIPE, locked
+from diffkit.storage.runs import CHECKPOINTS, RECIPE, SNAPSHOTS, locked
 from diffkit.train.hooks import Hooks
 from diffkit.train.resume import check_same
 from diffkit.train.run import TrainingRun
@@ -64,6 +64,7 @@ def train(
         delete_leftovers(folder / CHECKPOINTS)
         _claim(recipe, folder, resume)
         run = TrainingRun(recipe, folder, data, images, torch.device(device))
+        delete_leftovers(folder / SNAPSHOTS)
         if resume and (newest := newest_whole(folder / CHECKPOINTS)):
             run.load(read_checkpoint(newest))
         elif run.teacher is not None:
@@ -71,6 +72,7 @@ def train(
         elif recipe.model.init_from is not None:
             report = run.start_from(recipe.model.init_from)
             Console(stderr=True).print(str(report), markup=False, highlight=False, soft_wrap=True)
+        delete_after(folder / SNAPSHOTS, run.step)
         fit(run, Hooks(plugins, _callbacks(recipe)), stop)
 
 
@@ -98,6 +100,7 @@ def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
         run.start_clock()
         while run.step < settings.steps:
             run.take_step()
+            run.save_snapshot()  # before anything can stop the run here: going on from this step, none is taken again
             is_last = run.step == settings.steps
             metrics = run.metrics() if run.step % settings.log_every == 0 or is_last else {}
             hooks.call("on_train_step", run=run, step=run.step, metrics=metrics)

@@ -18,6 +18,7 @@ MAY_CHANGE = {
     "train.checkpoint_every",
     "train.keep_last",
     "train.keep_every",
+    "train.ema.snapshots",
 }
 """What doesn't change the steps taken so far. Paths may change too: data moves."""
 

@@ -22,8 +22,8 @@ from diffkit.optim.average import EmaWeights
 from diffkit.pipeline import Pipeline, build_network
 from diffkit.random import derive_seed, torch_generator
 from diffkit.recipe.tables import Recipe, Sample
-from diffkit.storage.checkpoint import Checkpoint, make_header, rotate, write_checkpoint
-from diffkit.storage.runs import CHECKPOINTS
+from diffkit.storage.checkpoint import Checkpoint, make_header, rotate, write_averages, write_checkpoint
+from diffkit.storage.runs import CHECKPOINTS, SNAPSHOTS
 from diffkit.train.components import from_plugins
 from diffkit.train.teacher import Teacher
 from diffkit.train.warm_start import WarmStart, warm_start
@@ -252,17 +252,34 @@ class TrainingRun:
         Raises:
             Diverged: If a weight is not finite; nothing is written or deleted then.
         """
-        weights = self.model.state_dict()
+        weights = self._finite_weights()
+        parent = self.folder / CHECKPOINTS
+        averages = self.ema.state_dicts()
+        folder = write_checkpoint(parent, self.step, self._header(), weights, averages, self._optimizer_tensors())
+        rotate(parent, self.recipe.train.keep_last, self.recipe.train.keep_every)
+        return folder
+
+    def save_snapshot(self) -> Path | None:
+        """Keep the averages of this step for good, if `train.ema` wants a snapshot of it. Returns the folder, if so.
+
+        Raises:
+            Diverged: If a weight is not finite; nothing is written then.
+        """
+        if not self.recipe.train.ema.keeps_snapshot(self.step, self.total_steps):
+            return None
+        self._finite_weights()
+        return write_averages(self.folder / SNAPSHOTS, self.step, self._header(), self.ema.state_dicts())
+
+    def _finite_weights(self) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = self.model.state_dict()
         floating = [tensor for tensor in weights.values() if tensor.is_floating_point()]
         if not torch.stack([tensor.isfinite().all() for tensor in floating]).all():
             raise Diverged(f"weights are no longer finite at step {self.step}")
+        return weights
+
+    def _header(self) -> dict[str, str]:
         header = make_header(self.recipe, self.data, from_plugins(self.recipe), self.step)
-        if self.teacher is not None:
-            header |= self.teacher.header()
-        parent = self.folder / CHECKPOINTS
-        folder = write_checkpoint(parent, self.step, header, weights, self.ema.state_dict(), self._optimizer_tensors())
-        rotate(parent, self.recipe.train.keep_last, self.recipe.train.keep_every)
-        return folder
+        return header if self.teacher is None else {**header, **self.teacher.header()}
 
     def start_from(self, path: Path) -> WarmStart:
         """Begin with the weights of another model, as far as they fit, and return what was taken.
@@ -293,7 +310,7 @@ class TrainingRun:
         tensors = dict(checkpoint.optimizer)
         try:
             self.model.load_state_dict(checkpoint.model)
-            self.ema.load_state_dict(checkpoint.ema)
+            self.ema.load_state_dicts(checkpoint.averages)
             self._loss_sum.copy_(tensors.pop("trainer/loss_sum"))
             self._loss_count.copy_(tensors.pop("trainer/loss_count"))
             self._load_history(tensors)

@@ -145,7 +145,16 @@ def test_factors_of_a_run_of_100_steps(table, expected):
 
 @pytest.mark.parametrize("ema", kinds_of(Ema))
 def test_every_decay_is_between_0_and_1(ema):
-    assert all(0 <= ema.decay_at(step) < 1 for step in [1, 2, 10, 10**6])
+    for decay_at in ema.averages().values():
+        assert all(0 <= decay_at(step) < 1 for step in [1, 2, 10, 10**6])
+
+
+@pytest.mark.parametrize("ema", kinds_of(Ema))
+def test_the_first_average_is_the_one_that_is_sampled_from(ema):
+    name, decay_at = next(iter(ema.averages().items()))
+    assert name == "ema"
+    assert all(decay_at(step) == ema.decay_at(step) for step in [1, 2, 10, 10**6])
+    assert ema.power_functions().keys() <= ema.averages().keys()
 
 
 @pytest.mark.parametrize(
@@ -155,6 +164,7 @@ def test_every_decay_is_between_0_and_1(ema):
         ({"kind": "warmup", "decay": 0.99}, {1: 2 / 11, 8: 0.5, 890: 891 / 900, 10**4: 0.99}),
         ({"kind": "half_life", "steps": 4, "rampup": 0.5}, {1: 0.0, 3: 0.5, 5: 0.5**0.5, 9: 0.5**0.25, 99: 0.5**0.25}),
         ({"kind": "half_life", "steps": 4, "rampup": None}, {1: 0.5**0.25, 99: 0.5**0.25}),
+        ({"kind": "power", "lengths": [math.sqrt(2 / 4) / 3]}, {1: 0.0, 2: 1 / 4, 10: 0.81}),  # gamma = 1
         ("none", {1: 0.0, 500: 0.0}),
     ],
 )
@@ -181,20 +191,24 @@ def change(net, step):
 def test_average_against_a_plain_loop(ema, dtype):
     net = model(dtype)
     averages = EmaWeights(net, ema)
-    expected = {name: p.detach().double() for name, p in net.named_parameters()}
+    decays = ema.averages()
+    expected = {average: {name: p.detach().double() for name, p in net.named_parameters()} for average in decays}
     for step in range(1, 30):
         change(net, step)
         averages.update(step)
-        d = ema.decay_at(step)
-        expected = {name: d * expected[name] + (1 - d) * p.detach().double() for name, p in net.named_parameters()}
-    found = averages.state_dict()
-    assert found.keys() == net.state_dict().keys()
-    for name, value in expected.items():
-        assert found[name].dtype == torch.float32
-        torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-6)
-    for name, buffer in net.named_buffers():
-        assert torch.equal(found[name], buffer)
-        assert found[name].dtype == buffer.dtype
+        for average, decay_at in decays.items():
+            d = decay_at(step)
+            for name, p in net.named_parameters():
+                expected[average][name] = d * expected[average][name] + (1 - d) * p.detach().double()
+    assert averages.state_dicts().keys() == decays.keys()
+    for average, found in averages.state_dicts().items():
+        assert found.keys() == net.state_dict().keys()
+        for name, value in expected[average].items():
+            assert found[name].dtype == torch.float32
+            torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-6)
+        for name, buffer in net.named_buffers():
+            assert torch.equal(found[name], buffer)
+            assert found[name].dtype == buffer.dtype
 
 
 def test_no_average_is_the_weights_to_the_bit():
@@ -236,8 +250,9 @@ def test_tied_weights_are_saved_by_both_names():
     assert first.data_ptr() != second.data_ptr()
 
 
-def test_going_on_from_saved_averages_to_the_bit():
-    ema = Ema.choose({"kind": "warmup", "decay": 0.9})
+@pytest.mark.parametrize("table", [{"kind": "warmup", "decay": 0.9}, {"kind": "power", "lengths": [0.2, 0.1, 0.05]}])
+def test_going_on_from_saved_averages_to_the_bit(table):
+    ema = Ema.choose(table)
     whole_net, net = model(), model()
     whole, first = EmaWeights(whole_net, ema), EmaWeights(net, ema)
     for step in range(1, 8):
@@ -247,12 +262,13 @@ def test_going_on_from_saved_averages_to_the_bit():
         change(net, step)
         first.update(step)
     second = EmaWeights(net, ema)
-    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    second.load_state_dicts(copy.deepcopy(first.state_dicts()))
     for step in range(4, 8):
         change(net, step)
         second.update(step)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(second.state_dict()[name], value)
+    for average, state in whole.state_dicts().items():
+        for name, value in state.items():
+            assert torch.equal(second.state_dict(average)[name], value)
 
 
 def test_copy_to_another_model():
@@ -274,3 +290,12 @@ def test_averages_of_another_model_are_refused_and_change_nothing():
     with pytest.raises(ValueError, match=r"2\.weight has shape \[2, 4\], but was saved as \[1\]"):
         averages.load_state_dict({**{name: value + 1 for name, value in before.items()}, "2.weight": torch.zeros(1)})
     assert all(torch.equal(value, before[name]) for name, value in averages.state_dict().items())
+
+
+def test_averages_of_another_kind_are_refused():
+    kinds = [Ema.choose({"kind": "power", "lengths": lengths}) for lengths in ([0.1, 0.05], [0.1])]
+    two, one = (EmaWeights(model(), ema) for ema in kinds)
+    with pytest.raises(KeyError, match=r"differ in the averages: ema-0\.05"):
+        one.load_state_dicts(two.state_dicts())
+    with pytest.raises(KeyError, match=r"differ in the averages: ema-0\.05"):
+        two.load_state_dicts(one.state_dicts())

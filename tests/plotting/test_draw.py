@@ -10,6 +10,7 @@ import torch
 from diffkit.diffusion.process import Process
 from diffkit.diffusion.spacing import Spacing
 from diffkit.errors import UserError
+from diffkit.optim.profiles import exponent_of
 from diffkit.plotting.canvas import to_bytes
 from diffkit.plotting.draw import FAMILIES, draw_family, draw_recipe, variants
 from diffkit.spec import families
@@ -92,6 +93,18 @@ def test_the_density_of_times_is_1_where_all_parts_are_as_likely(tiny, process):
         np.testing.assert_allclose(steps[kind].values, 1, atol=0.05)
     drawn = steps["logit_normal"].values
     assert drawn[len(drawn) // 2] > 1.4 and drawn[0] < 0.2
+
+
+def test_what_steps_count_in_averages(tiny):
+    recipe = tiny("train.steps=200", "train.ema={kind='power', lengths=[0.1]}")
+    _, response = draw_family("ema", variants(recipe, "ema").recipes).axes
+    for kind, counts in lines(response).items():
+        assert counts.mean() <= 1 + 1e-12, kind  # what is missing is what the initial weights count
+    ends = np.arange(201) / 200
+    np.testing.assert_allclose(
+        lines(response)["power"], 200 * np.diff(ends ** (exponent_of(0.1) + 1)), rtol=1e-9, atol=1e-9
+    )
+    assert lines(response)["none"].tolist() == [0] * 199 + [200]
 
 
 def test_the_rows_of_spacings_are_the_visited_times(fitting):

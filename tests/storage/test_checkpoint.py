@@ -29,7 +29,8 @@ def write(tmp_path, tiny):
     def at(step):
         header = make_header(recipe, DataInfo(1, 8, 8, tuple("0123456789")), {"resnet_block.wave": "wavelets"}, step)
         tensors = {"w": torch.full((2, 3), float(step)).t(), "n": torch.tensor(step)}
-        return write_checkpoint(tmp_path, step, header, tensors, {"w": -tensors["w"]}, {"w/exp_avg": tensors["w"]})
+        average = {"w": -tensors["w"]}
+        return write_checkpoint(tmp_path, step, header, tensors, {"ema": average}, {"w/exp_avg": tensors["w"]})
 
     return at
 
@@ -41,7 +42,7 @@ def test_what_was_written_is_read_back(write, tiny):
     checkpoint = read_checkpoint(folder)
     assert checkpoint.step == 7
     assert torch.equal(checkpoint.model["w"], torch.full((3, 2), 7.0))
-    assert torch.equal(checkpoint.ema["w"], torch.full((3, 2), -7.0))
+    assert torch.equal(checkpoint.averages["ema"]["w"], torch.full((3, 2), -7.0))
     assert list(checkpoint.optimizer) == ["w/exp_avg"]
 
 

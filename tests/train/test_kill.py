@@ -31,8 +31,9 @@ def recipe(tiny, tmp_path):
     from diffkit.recipe.write import to_toml
 
     file = tmp_path / "tiny.toml"
-    # with a history in the checkpoint, which counts from about the thirtieth step
-    file.write_text(to_toml(tiny("objective.time_sampling={kind='importance', losses=2}")))
+    # with a history in the checkpoint, which counts from about the thirtieth step, and two averages
+    history = "objective.time_sampling={kind='importance', losses=2}"
+    file.write_text(to_toml(tiny(history, "train.ema={kind='power', snapshots=20}")))
     return file
 
 
@@ -71,9 +72,10 @@ def test_sigkill_at_random_moments(recipe, tmp_path):
     finish(process)
     assert kills >= 3
 
-    end = "checkpoints/step-00000060"
-    for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):
-        ours, theirs = load_file(killed / end / name), load_file(whole / end / name)
+    files = [file.relative_to(whole) for file in whole.glob("*/step-*/*.safetensors")]
+    assert len(files) == 2 * 4 + 20 * 2  # checkpoints and snapshots
+    for file in files:
+        ours, theirs = load_file(killed / file), load_file(whole / file)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 

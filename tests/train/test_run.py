@@ -116,7 +116,8 @@ def test_the_learning_rate_follows_the_schedule(tiny, tmp_path):
 def test_bfloat16_trains_and_keeps_its_weights_in_float32(tiny, tmp_path):
     train(tiny("train.precision=bfloat16", "train.steps=3"), tmp_path)
     checkpoint = read_checkpoint(list_checkpoints(tmp_path / "checkpoints")[-1])
-    assert {tensor.dtype for tensor in (*checkpoint.model.values(), *checkpoint.ema.values())} == {torch.float32}
+    average = checkpoint.averages["ema"]
+    assert {tensor.dtype for tensor in (*checkpoint.model.values(), *average.values())} == {torch.float32}
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_good_checkpoint(tiny, tmp_path):
