@@ -11,7 +11,8 @@ from torch import Tensor
 
 from diffkit.data.base import DataInfo
 from diffkit.errors import UserError
-from diffkit.interop.diffusers.export_config import scheduler_of, unet_of
+from diffkit.interop.diffusers.export_config import unet_of
+from diffkit.interop.diffusers.export_scheduler import scheduler_of
 from diffkit.interop.diffusers.scheduler_config import SchedulerConfig
 from diffkit.interop.diffusers.unet_config import UNetConfig
 from diffkit.recipe.load import parse_toml, validate

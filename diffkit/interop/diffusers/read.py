@@ -27,12 +27,11 @@ from diffkit.interop.diffusers.names import to_ours
 from diffkit.interop.diffusers.network import network_of
 from diffkit.interop.diffusers.note import read_note
 from diffkit.interop.diffusers.scheduler import sampling_of
-from diffkit.interop.diffusers.scheduler_config import read_scheduler
+from diffkit.interop.diffusers.scheduler_config import DDIM, DDPM, LCM, TCD, SchedulerConfig, read_scheduler
 from diffkit.interop.diffusers.unet_config import UNetConfig
 
-_STEPS = {"DDPMPipeline": 1000, "DDIMPipeline": 50}
-"""How many steps these pipelines take unless they are told."""
-_OTHER_STEPS = 50
+_STEPS, _OF_DDPM, _OF_DISTILLED = 50, 1000, 4
+"""How many steps pipelines take unless they are told: most, one of ancestral sampling, those of distilled models."""
 
 _SETTINGS = ("sample_size", "num_class_embeds", "steps")
 """What a user may say of a source."""
@@ -70,7 +69,7 @@ class DiffusersImporter(Importer):
         scheduler, ignored = read_scheduler(read_json(scheduler_file), scheduler_name, scheduler_file)
         sampling = sampling_of(
             scheduler,
-            self._steps(source, pipeline, scheduler.num_train_timesteps),
+            self._steps(source, pipeline, scheduler),
             scheduler_file,
             says_variance=network.says_variance,
         )
@@ -121,9 +120,14 @@ class DiffusersImporter(Importer):
             raise CheckpointError(f"{file}: names no class for '{name}'")
         return part[1]
 
-    def _steps(self, source: Source, pipeline: str, total: int) -> int:
+    def _steps(self, source: Source, pipeline: str, scheduler: SchedulerConfig) -> int:
         """Return the number of steps: the user's, or what the pipeline takes by default, or as many as there are."""
-        by_default = min(total, _STEPS.get(pipeline, _OTHER_STEPS))
+        by_default = _STEPS
+        if isinstance(scheduler, LCM | TCD):
+            by_default = _OF_DISTILLED
+        elif pipeline == "DDPMPipeline" and isinstance(scheduler, DDPM | DDIM):
+            by_default = _OF_DDPM
+        by_default = min(by_default, scheduler.num_train_timesteps)
         steps = source.steps or source.settings.get("steps", by_default)
         if type(steps) is not int or steps < 1:
             raise RecipeError(source.path, [Problem("steps", "should be a whole number, at least 1", steps)])

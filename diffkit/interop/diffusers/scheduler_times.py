@@ -41,7 +41,10 @@ def times_of(config: BetaConfig, steps: int) -> list[float]:
     total = config.num_train_timesteps
     falling = all(before > after for before, after in pairwise(times))
     if len(times) != steps or not falling or not 0 <= times[-1] <= times[0] <= total - 1:
-        message = f"in {steps} steps, it visits no {steps} different times of 0 to {total - 1}: take fewer, as steps=50"
+        fewer = min(50, (total + 1) // 2)
+        message = (
+            f"in {steps} steps, it visits no {steps} different times of 0 to {total - 1}: take fewer, as steps={fewer}"
+        )
         key = "original_inference_steps" if isinstance(config, LCM | TCD) else "timestep_spacing"
         raise Refused(key, message, getattr(config, key, "linspace"))
     return times

@@ -373,7 +373,7 @@ def test_a_note_that_is_no_longer_true_does_not_count(tiny, tmp_path):
     [
         ("process=edm", r"process\.kind = .*edm"),
         ("process.schedule=jsd", r"process\.schedule"),
-        ("sample.sampler=heun", r"sample\.sampler = .*heun"),
+        ("sample.sampler=restart", r"sample\.sampler = .*restart"),
         ("sample.sampler={kind='ddim', eta=0.5}", r"sample\.sampler = .*ddim"),
         ("sample.sampler=ddim", r"sample\.x0_rule\.keeps_noise = false"),
         ("sample.guidance=2.0", r"sample\.guidance"),
