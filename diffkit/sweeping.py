@@ -29,6 +29,9 @@ from diffkit.storage.files import sync, write_atomically
 CELLS = "cells.jsonl"
 """One line a cell that is done."""
 
+EMA = "ema"
+"""The weights that are meant where none are named."""
+
 STANDARD_ERRORS = 2.0
 """Two estimates closer than so many standard errors of their difference are not told apart."""
 
@@ -38,11 +41,13 @@ class Cell:
     """One way of sampling, which is evaluated.
 
     Attributes:
+        weights: The name of the model's weights.
         settings: How to sample.
         calls: Network calls for each image.
         evaluations: How often a network sees each image; guidance may take two for a call.
     """
 
+    weights: str
     settings: Sample
     calls: int
     evaluations: int
@@ -51,7 +56,10 @@ class Cell:
     def name(self) -> str:
         """What it is called in messages and pictures."""
         weight = self.settings.guidance.weight
-        return f"{self.sampler} in {self.settings.steps} steps" + ("" if weight == 1 else f" with guidance {weight:g}")
+        guided = "" if weight == 1 else f" with guidance {weight:g}"
+        return f"{self.sampler} in {self.settings.steps} steps{guided}" + (
+            "" if self.weights == EMA else f", {self.weights}"
+        )
 
     @property
     def cost(self) -> str:
@@ -118,17 +126,17 @@ class Advice:
 
 
 def plan(
-    pipeline: Pipeline,
+    models: Mapping[str, Pipeline],
     samplers: Sequence[Any],
     steps: Sequence[int],
     guidance: Sequence[float] = (),
     options: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
 ) -> Plan:
-    """Cross samplers, numbers of steps and guidance weights, before anything is sampled.
+    """Cross weights, samplers, numbers of steps and guidance, before anything is sampled.
 
     Args:
-        pipeline: The model.
+        models: The model with each of the weights to compare, by their names; all else is the same in them.
         samplers: Kinds of samplers, or their tables.
         steps: Numbers of steps.
         guidance: Weights of guidance; the recipe's by default.
@@ -138,6 +146,7 @@ def plan(
     Raises:
         UserError: With all wrong settings; or if the model can be sampled in none of these ways, with the reasons.
     """
+    any_model = next(iter(models.values()))
     cells: list[Cell] = []
     problems: dict[str, Any] = {}
     left_out: dict[str, str] = {}
@@ -146,15 +155,17 @@ def plan(
             for number in steps:
                 given = {**(options or {}), "sampler": sampler, "steps": number, "guidance": weight}
                 try:
-                    settings = sample_settings(pipeline.recipe, given, overrides)
+                    settings = sample_settings(any_model.recipe, given, overrides)
                 except RecipeError as error:
                     problems |= {str(problem): problem for problem in error.problems}  # the same for each number
                     continue
-                cell = _cell(pipeline, settings)
-                if isinstance(cell, str):
-                    left_out[Cell(settings, 0, 0).name] = cell
-                elif cell not in cells:
-                    cells.append(cell)
+                costs = _costs(any_model, settings)
+                for weights in models:
+                    cell = Cell(weights, settings, *((0, 0) if isinstance(costs, str) else costs))
+                    if isinstance(costs, str):
+                        left_out[cell.name] = costs
+                    elif cell not in cells:
+                        cells.append(cell)
     if problems:
         raise RecipeError("settings of the sweep", list(problems.values()))
     if not cells:
@@ -163,18 +174,18 @@ def plan(
     return Plan(tuple(cells), left_out)
 
 
-def _cell(pipeline: Pipeline, settings: Sample) -> Cell | str:
-    """Return a cell, or why the model cannot be sampled so."""
+def _costs(pipeline: Pipeline, settings: Sample) -> tuple[int, int] | str:
+    """Return the calls and evaluations for an image, or why the model cannot be sampled so."""
     try:
         pipeline.check(settings)
         about = about_sampling(pipeline, settings, seed=0)  # walks too, on a single pixel
     except (UserError, ValueError) as error:
         return str(error)
-    return Cell(settings, about["network_calls"], about["network_evaluations"])
+    return about["network_calls"], about["network_evaluations"]
 
 
 def sweep(
-    pipeline: Pipeline,
+    models: Mapping[str, Pipeline],
     cells: Sequence[Cell],
     reference: Reference,
     folder: Path,
@@ -188,7 +199,7 @@ def sweep(
     down already, by whichever sweep, is not done again.
 
     Args:
-        pipeline: The model.
+        models: The model with each of the weights, by their names.
         cells: The ways of sampling, as from `plan`.
         reference: What samples are compared with. Its processes share the work; all are to call this, and only the
             first one is answered.
@@ -202,9 +213,9 @@ def sweep(
     """
     workers = reference.workers
     reference.measures.refuse_model_metrics("is the same for every sampler: see diffkit evaluate")
-    shared = {"diffkit": __version__, "model": about_model(pipeline), "seed": seed, **reference.about()}
-    shared["metrics"] = reference.measures.dumped()
-    keys = [digest_of({**shared, "sample": identity_of(cell.settings)}) for cell in cells]
+    shared = {"diffkit": __version__, "seed": seed, **reference.about(), "metrics": reference.measures.dumped()}
+    about = {weights: about_model(pipeline) for weights, pipeline in models.items()}
+    keys = [digest_of({**shared, "model": about[cell.weights], "sample": identity_of(cell.settings)}) for cell in cells]
     notes = _Notes(folder) if workers.is_first else None
     done = set(json.loads(workers.from_first(json.dumps(list(notes.written) if notes else []).encode())))
     found: list[Found] = []
@@ -215,7 +226,7 @@ def sweep(
         with workers.progress_bar("sweep", work // workers.size) as advance:
             for cell, key in zip(cells, keys, strict=True):
                 if key not in done:
-                    started = time.perf_counter()
+                    started, pipeline = time.perf_counter(), models[cell.weights]
                     given = Given.of(pipeline, cell.settings, reference.images, reference.numbers)
                     unfinished = folder / "unfinished" / key
                     made = sample_and_see(
@@ -227,7 +238,7 @@ def sweep(
                             "key": key,
                             "seconds": round(time.perf_counter() - started, 3),
                             "diffkit": __version__,
-                            "model": shared["model"],
+                            "model": {"weights": cell.weights, **about[cell.weights]},
                             "sampling": about_sampling(pipeline, cell.settings, seed, given.names()),
                             **evaluation.to_json(),
                         }
@@ -367,6 +378,7 @@ def _of_advice(advice: Advice) -> dict[str, Any]:
     cell = advice.found.cell
     return {
         "name": cell.name,
+        "weights": cell.weights,
         "sampler": cell.settings.sampler.model_dump(mode="json"),
         "steps": cell.settings.steps,
         "guidance": cell.settings.guidance.weight,

@@ -45,7 +45,9 @@ def command(
     split: SplitName = None,
     reference: ReferenceCount = None,
     seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and on i only.")] = 0,
-    weights: Annotated[Literal["ema", "raw"], typer.Option(help="Averaged or last weights.")] = "ema",
+    weights: Annotated[
+        str, typer.Option(metavar="ema,raw", help="Averaged weights, the last ones, or both to compare them.")
+    ] = "ema",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Number of images at once.")] = None,
     device: Device = "auto",
     plugin: PluginFiles = None,
@@ -68,22 +70,23 @@ def command(
     from diffkit.storage.runs import newest_run
     from diffkit.sweeping import advise, plan, sweep, to_json
 
-    chosen = _lists(samplers, steps, guidance)
+    kinds, numbers, guides, names = _lists(samplers, steps, guidance, weights)
     load_plugins(plugin)
     run, overrides = run_and_overrides(run, overrides)
     measures = chosen_measures(metric or ["fid", "kid"], features)
     source = run or newest_run()
     with Workers.joined() as workers:
-        pipeline = Pipeline.load(source, weights, pick_device(workers.device(device)))
-        planned = plan(pipeline, *chosen, {"count": count, "batch_size": batch_size}, overrides)
+        on = pick_device(workers.device(device))
+        models: dict[str, Pipeline] = {name: Pipeline.load(source, name, on) for name in names}
+        planned = plan(models, kinds, numbers, guides, {"count": count, "batch_size": batch_size}, overrides)
         draws = workers.is_first and _announce(planned)
-        real = Reference(pipeline.dataset(split), measures, count=reference, device=pipeline.device, workers=workers)
+        real = Reference(models[names[0]].dataset(split), measures, count=reference, device=on, workers=workers)
         folder = out or run_of(source) / "sweeps"
-        found = sweep(pipeline, planned.cells, real, folder, seed=seed)
+        found = sweep(models, planned.cells, real, folder, seed=seed)
         if not workers.is_first:
             return
     advice = advise(found)
-    title = f"{source}: {count} images each, {weights} weights, seed {seed}"
+    title = f"{source}: {count} images each, {' and '.join(names)} weights, seed {seed}"
     print(f"{title}\n{against(found[0].report)}")
     _print(_table(found, advice))
     if advice is None:
@@ -113,7 +116,9 @@ def _announce(planned: Plan) -> bool:
     return True
 
 
-def _lists(samplers: str, steps: str, guidance: str | None) -> tuple[list[Any], list[int], list[float]]:
+def _lists(
+    samplers: str, steps: str, guidance: str | None, weights: str
+) -> tuple[list[Any], list[int], list[float], list[Literal["ema", "raw"]]]:
     """Return what the options list.
 
     Raises:
@@ -134,6 +139,7 @@ def _lists(samplers: str, steps: str, guidance: str | None) -> tuple[list[Any], 
         read("samplers", samplers, _value, "kinds of samplers, or their tables"),
         read("steps", steps, _steps, "whole numbers of at least 1"),
         read("guidance", guidance, float, "numbers"),
+        read("weights", weights, _weights, "ema, raw or both"),
     )
     if problems:
         raise RecipeError("settings of the sweep", problems)
@@ -162,6 +168,12 @@ def _value(text: str) -> Any:
     return table["sampler"]
 
 
+def _weights(text: str) -> str:
+    if text not in ("ema", "raw"):
+        raise ValueError
+    return text
+
+
 def _steps(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -175,11 +187,20 @@ def _table(found: Sequence[Found], advice: Advice | None) -> Table:
     from rich.table import Table
 
     guided = len({one.cell.settings.guidance.weight for one in found}) > 1
+    several = len({one.cell.weights for one in found}) > 1
     twice = any(one.cell.evaluations != one.cell.calls for one in found)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("sampler", no_wrap=True)
     names = [*found[0].report["scores"]]
-    heads = ["steps", *(["guidance"] if guided else []), "calls", *(["evaluations"] if twice else []), *names, "s"]
+    heads = [
+        *(["weights"] if several else []),
+        "steps",
+        *(["guidance"] if guided else []),
+        "calls",
+        *(["evaluations"] if twice else []),
+        *names,
+        "s",
+    ]
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -190,6 +211,7 @@ def _table(found: Sequence[Found], advice: Advice | None) -> Table:
             mark = "recommended" if one is advice.found else "≈ best" if one in advice.same else ""
         table.add_row(
             one.cell.sampler,
+            *([one.cell.weights] if several else []),
             str(settings.steps),
             *([f"{settings.guidance.weight:g}"] if guided else []),
             str(one.cell.calls),
@@ -238,12 +260,14 @@ def _picture(found: Sequence[Found], advice: Advice | None, title: str) -> bytes
         return Point(one.cell.evaluations, its["value"], its["standard_error"])
 
     every = list(found[0].report["scores"])
+    several = len({one.cell.weights for one in found}) > 1
     scores: dict[str, dict[str, list[Point]]] = {}
     for name in [name for name in ("fid", "kid") if name in every] or every[:2]:
         lines: dict[str, list[Point]] = {}
         for one in found:
             weight = one.cell.settings.guidance.weight
             label = one.cell.sampler + ("" if weight == 1 else f", guidance {weight:g}")
+            label += f", {one.cell.weights}" if several else ""
             lines.setdefault(label, []).append(point(one, name))
         scores[name] = lines
     rings = {} if advice is None else {name: point(advice.found, name) for name in scores}

@@ -77,6 +77,15 @@ def test_settings_weights_and_folder(diffkit, here):
     assert list(cell["scores"]) == ["kid"]
 
 
+def test_both_weights(diffkit, here):
+    done = diffkit("sweep", "--weights", "ema,raw", "--samplers", "ddim", "--steps", "3", *FEW)
+    assert done.out.startswith("runs/tiny-1: 6 images each, ema and raw weights, seed 0\n")
+    titles, _, *rows = done.out.splitlines()[2:6]
+    assert titles.split()[:3] == ["sampler", "weights", "steps"]
+    assert [row.split()[:3] for row in rows] == [["ddim", "ema", "3"], ["ddim", "raw", "3"]]
+    assert rows[0].split()[4:7] != rows[1].split()[4:7]
+
+
 def test_what_does_not_fit_is_said_before_anything_is_done(diffkit, here, monkeypatch):
     monkeypatch.setattr(sweeping, "sample_and_see", lambda *_, **__: pytest.fail("sampled"))
     done = diffkit("sweep", "--samplers", "ddim,heun", "--steps", "21,30", *FEW)
@@ -131,12 +140,13 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(diffkit, here, monkey
     [
         (["runs/tiny-2"], "runs/tiny-2: no such run or checkpoint. Did you mean 'tiny-1'?"),
         (
-            ["--samplers", "ddim,,heun", "--steps", "5,x,0", "--guidance", "1,w"],
-            "settings of the sweep: 4 problems\n"
+            ["--samplers", "ddim,,heun", "--steps", "5,x,0", "--guidance", "1,w", "--weights", "best"],
+            "settings of the sweep: 5 problems\n"
             '  --samplers = ""\n    should be kinds of samplers, or their tables, with commas between them\n'
             '  --steps = "x"\n    should be whole numbers of at least 1, with commas between them\n'
             '  --steps = "0"\n    should be whole numbers of at least 1, with commas between them\n'
-            '  --guidance = "w"\n    should be numbers, with commas between them',
+            '  --guidance = "w"\n    should be numbers, with commas between them\n'
+            '  --weights = "best"\n    should be ema, raw or both, with commas between them',
         ),
         (
             ["--samplers", "ddmi", "--steps", "5"],

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffkit.evaluation.base import FeatureMetric, Jackknife, Metric
+from diffkit.evaluation.features import Extractor
 from diffkit.evaluation.frechet import frechet_distance, frechet_jackknife
 from diffkit.evaluation.kernel import kernel_distance
 from diffkit.evaluation.manifold import DensityCoverage, PrecisionRecall
@@ -110,6 +111,41 @@ class TestFrechet:
         spread = np.std([f.value for f in found])
         of_x = [Jackknife(0.0, f.without_generated, torch.zeros(2)).error for f in found]
         assert 0.8 * spread < math.sqrt(np.mean(np.square(of_x))) < 1.5 * spread
+
+
+class Means(torch.nn.Module):
+    """Features of images: the means of quarters of them, which torchmetrics shows as bytes, in RGB."""
+
+    def forward(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images.double() / 255, 2).flatten(1)
+
+
+class MeansFeatures(Extractor):
+    def features(self, images):
+        return Means()(images.expand(-1, 3, -1, -1)).float()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whole_images_score_as_with_torchmetrics(channels, monkeypatch):
+    """On shared features, in batches the last of which is partial, grey and in color; fewer images than features."""
+    fid = pytest.importorskip("torchmetrics.image.fid")
+    kid = pytest.importorskip("torchmetrics.image.kid")
+    monkeypatch.setattr("diffkit.evaluation.features.AT_ONCE", 4)
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randint(0, 256, (11, channels, 8, 8), generator=generator, dtype=torch.uint8)
+    made = torch.randint(30, 200, (11, channels, 8, 8), generator=generator, dtype=torch.uint8)
+    theirs = [
+        fid.FrechetInceptionDistance(Means(), input_img_size=(3, 8, 8)).set_dtype(torch.float64),
+        kid.KernelInceptionDistance(Means(), subsets=1, subset_size=11).set_dtype(torch.float64),
+    ]
+    for metric in theirs:
+        for images, is_real in ((real, True), (made, False)):
+            for part in images.expand(-1, 3, -1, -1).split(4):
+                metric.update(part, real=is_real)
+    x, y = (MeansFeatures().extract(images) for images in (made, real))
+    assert x.shape == (11, 12)
+    assert frechet_distance(x, y) == pytest.approx(theirs[0].compute().item(), rel=1e-5)
+    assert kernel_distance(x, y).value == pytest.approx(theirs[1].compute()[0].item(), rel=1e-5)
 
 
 class TestDifferences:
