@@ -11,7 +11,7 @@ from diffkit.train.loop import train
 SHORT = ["train.steps=2", "train.batch_size=4", "train.log_every=1", "sample.steps=2", "callbacks=[]"]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "fashion_mnist", "ddpm_scratch"])
+@pytest.mark.parametrize("name", ["quickstart", "fashion_mnist", "fashion_mnist_conditional", "ddpm_scratch"])
 def test_recipe(name, fashion_mnist, tmp_path):
     plugins = Plugins()
     recipe = plugins.open_recipe(name, SHORT)
