@@ -8,10 +8,10 @@
 prints the Fréchet distance and the KID to the 10,000 test images in its features, and for a conditional model how many
 samples the judge names as the label asked for. Contenders may be trained in several calls: `--out` gathers them.
 
-diffusers: UNet2DModel of 32-64-128 channels, noise prediction, AdamW 4e-4, EMA as its training script has it, sampled by
-DDIM with 50 calls and by DPM-Solver++ with 20. lucidrains: Unet(32), v-prediction, Adam 4e-4, EMA as its trainer has it,
-sampled by its DDIM with 50 calls. Of a peer's samples, from raw and averaged weights, the best are taken. Batches are of
-64 for both. diffkit trains the recipe as it stands, but for the number of steps, which is what fits into the time.
+diffusers: UNet2DModel of 32-64-128 channels, noise prediction, AdamW 4e-4, EMA as its training script has it, sampled
+by DDIM with 50 calls and by DPM-Solver++ with 20. lucidrains: Unet(32), v-prediction, Adam 4e-4, EMA as its trainer has
+it, sampled by its DDIM with 50 calls. Of a peer's samples, from raw and averaged weights, the best count. Both have
+batches of 64. diffkit trains the recipe as it stands, but for the number of steps, which is what fits into the time.
 
 Needs the package `dev`, and denoising-diffusion-pytorch with einops (its trainer's dependencies are not needed).
 """
@@ -304,7 +304,9 @@ def score(folder: Path) -> None:
     real, labels = all_of(FashionMnist(split="test", flip=False))
     known, classes = judge.seen(real)
     print(f"the judge names {(classes == labels).double().mean():.1%} of the test images right")
-    table = Table("contender", "parameters", "CPU s", "steps", "sampled by", "Fréchet distance", "KID", "named as asked")
+    table = Table(
+        "contender", "parameters", "CPU s", "steps", "sampled by", "Fréchet distance", "KID", "named as asked"
+    )
 
     def row(name: str, about: Mapping[str, object], way: str, pixels: Tensor, asked: Tensor | None) -> None:
         features, named = judge.seen(pixels)
