@@ -134,8 +134,24 @@ def step_to(estimate: Estimate, s: Places) -> Tensor:
     return noised(estimate.x0, estimate.eps, s)
 
 
+def step_with(x0: Tensor, x: Tensor, t: Places, s: Places) -> Tensor:
+    """Return where a step from x leads for a given x0.
+
+    ``x_s = (sigma_s / sigma_t) x_t + (alpha_s - alpha_t sigma_s / sigma_t) x0``: DDIM's step, and exact for the ODE if
+    x0 were the same all along it (Lu et al. 2022, "DPM-Solver++", eq. 9).
+
+    Args:
+        x0: The clean images ``[N, C, H, W]``.
+        x: Noisy images at the levels t.
+        t: The levels ``[N]`` of `x`.
+        s: The less noisy levels ``[N]`` to go to.
+    """
+    ratio = s.sigma / t.sigma
+    return per_image(ratio, x) * x + per_image(s.alpha - ratio * t.alpha, x) * x0
+
+
 def x0_of_step(x: Tensor, end: Tensor, t: Places, s: Places) -> Tensor:
-    """Return the x0 with which one DDIM step takes x from t to `end` at s: the inverse of `step_to`.
+    """Return the x0 with which one DDIM step takes x from t to `end` at s: the inverse of `step_with`.
 
     ``x0 = (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t)`` (Salimans & Ho 2022, algorithm 2
     and appendix G).
@@ -154,9 +170,9 @@ def x0_of_step(x: Tensor, end: Tensor, t: Places, s: Places) -> Tensor:
 def walk(teacher: Estimator, x: Tensor, places: Sequence[Places]) -> Tensor:
     """Return where the teacher's ODE leads, by DPM-Solver++(2M) (Lu et al. 2022, algorithm 2).
 
-    ``x_s = (sigma_s / sigma_t) x_t + (alpha_s - (sigma_s / sigma_t) alpha_t) D``, with D the estimate of x0 drawn on
-    from the one before, ``D = x0 + h / (2 h_before) (x0 - x0_before)``, and h a step in log(alpha / sigma). The first
-    step, one from pure noise and the next, and one to the clean end are of the first order.
+    Each step is that of `step_with`, for the estimate of x0 drawn on from the one before, ``x0 + h / (2 h_before)
+    (x0 - x0_before)``, where h is a step in log(alpha / sigma). The first step, one from pure noise and the next, and
+    one to the clean end are of the first order.
 
     Args:
         teacher: The teacher.
@@ -172,8 +188,7 @@ def walk(teacher: Estimator, x: Tensor, places: Sequence[Places]) -> Tensor:
             share = h / (2 * before[1])
             share = torch.where(h.isfinite() & before[1].isfinite(), share, 0)
             drawn_on = x0 + per_image(share, x) * (x0 - before[0])
-        ratio = s.sigma / t.sigma
-        x = per_image(ratio, x) * x + per_image(s.alpha - ratio * t.alpha, x) * drawn_on
+        x = step_with(drawn_on, x, t, s)
         before = x0, h
     return x
 

@@ -25,12 +25,11 @@ def batch(count):
 
 
 def teachers_step(gauss, t, s, solver):
-    """Where a step of the ODE of the exact denoiser takes x = 1, solved by hand in x / alpha over sigma / alpha."""
+    """Where a step of the ODE of the exact denoiser takes x = 1, with the mean of x0 for Heun's."""
     euler = gauss.step(t, s, gauss.factor(t))
-    if solver == "euler" or t.alpha == 0 or s.sigma == 0:
+    if solver == "euler" or s.sigma == 0:
         return euler
-    slopes = [(x - level.alpha * gauss.factor(level) * x) / level.sigma for x, level in ((1, t), (euler, s))]
-    return s.alpha * (1 / t.alpha + (s.sigma / s.alpha - t.sigma / t.alpha) * sum(slopes) / 2)
+    return gauss.step(t, s, (gauss.factor(t) + gauss.factor(s) * euler) / 2)
 
 
 def ends(gauss, levels, segments, solver):
