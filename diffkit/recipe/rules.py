@@ -134,6 +134,10 @@ def _distillation(recipe: Recipe) -> list[Problem]:
     if recipe.distillation.guidance != 1 and not recipe.model.class_conditional:
         message = "guidance needs a class-conditional teacher: leave this out"
         problems.append(Problem("distillation.guidance", message, recipe.distillation.guidance))
+    steps, ema = recipe.train.steps, recipe.train.ema
+    if recipe.distillation.phase(steps - 1, steps).number and ema.keeps_snapshot(steps, steps):
+        message = "averages begin anew when the student becomes the teacher, so none can be made of snapshots: set 0"
+        problems.append(Problem("train.ema.snapshots", message))
     if reason := walk_refused(recipe, recipe.sample):
         problems.append(Problem("sample", reason))
     return problems

@@ -152,7 +152,7 @@ def test_at_a_halving_the_student_becomes_the_teacher_and_begins_anew(student, t
     run.take_step()
     assert all(torch.equal(tensor, average[name]) for name, tensor in run.teacher.network.state_dict().items())
     assert not run.teacher.network.training
-    assert {int(state["step"]) for state in run.optimizer.state.values()} == {1}
+    assert {int(tensor) for name, tensor in run.optimizer.tensors().items() if name.endswith("/step")} == {1}
     for _ in range(3):
         run.take_step()
     rates.append(run.optimizer.param_groups[0]["lr"])
@@ -262,6 +262,7 @@ def test_a_teacher_that_always_saw_the_label_cannot_be_guided(student, tiny, tmp
         (["objective.prediction=noise"], '  objective.prediction = "noise"\n    a student\'s few steps start where'),
         (['callbacks=[{kind="sample_grid", steps=4}]'], "  callbacks[0].steps\n    the student only knows 2 steps"),
         (['callbacks=[{kind="sample_grid", sampler="heun"}]'], "  callbacks[0].sampler\n    the student has learned"),
+        (["train.ema='power'"], "  train.ema.snapshots\n    averages begin anew when the student becomes"),
         (["distillation.steps_per_halving=6"], "  distillation.steps_per_halving = 6\n    2 halvings, from 8 to 2"),
     ],
 )
@@ -269,6 +270,13 @@ def test_recipes_that_do_not_fit(student, overrides, problem):
     with pytest.raises(RecipeError) as caught:
         student("train.steps=6", *overrides)
     assert str(caught.value).startswith(f"tiny: 1 problem\n{problem}")
+
+
+def test_averages_of_power_functions_go_with_halvings_without_snapshots_and_with_one_phase_in_any_case(
+    student, teacher
+):
+    student("train.ema={kind='power', snapshots=0}")
+    student("train.ema='power'", f"distillation={{kind='trajectory', teacher='{teacher}'}}")
 
 
 def test_a_recipe_without_distillation_has_no_such_table(tiny):

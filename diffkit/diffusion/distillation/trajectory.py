@@ -28,7 +28,7 @@ class Trajectory(Distillation):
     kind: Literal["trajectory"] = "trajectory"
     steps: int = Field(2, ge=1, le=2**20)
     """Number of the student's steps."""
-    calls: int = Field(6, ge=1, le=1000)
+    calls: int = Field(5, ge=1, le=1000)
     """Number of the teacher's steps for one of the student's: the spacing has `steps` times as many."""
 
     @property
