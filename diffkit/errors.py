@@ -48,6 +48,15 @@ class Interrupted(DiffkitError):
     exit_code = 130
 
 
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit code with which the command line answers an error."""
+    if isinstance(error, DiffkitError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted.exit_code
+    return UserError.exit_code if isinstance(error, OSError) else 1
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in a recipe.

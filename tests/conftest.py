@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.metadata
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -91,6 +93,40 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny-1"
     train(tiny_recipe(), folder)
     return folder
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Callable[[int, Callable[[], object]], list[int | None]]:
+    """Runs a job in processes that know of each other, as torchrun starts them, and returns their exit codes.
+
+    They are copies of this one, so that nothing is imported anew. What they print is in the files ``out-0``, ``err-0``
+    and so on.
+    """
+
+    def one(rank: int, size: int, port: int, job: Callable[[], object]) -> None:
+        os.environ.update(TORCHELASTIC_RUN_ID="test", TORCHELASTIC_USE_AGENT_STORE="True")
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size))
+        os.chdir(tmp_path)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(f"out-{rank}").open("w"))))
+            stack.enter_context(contextlib.redirect_stderr(stack.enter_context(Path(f"err-{rank}").open("w"))))
+            job()
+
+    def run(size: int, job: Callable[[], object]) -> list[int | None]:
+        store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        context = multiprocessing.get_context("fork")
+        processes = [context.Process(target=one, args=(rank, size, store.port, job)) for rank in range(size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(timeout=100)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        return [process.exitcode for process in processes]
+
+    return run
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from diffkit import __version__
-from diffkit.errors import DiffkitError, PluginError, did_you_mean
+from diffkit.errors import DiffkitError, PluginError, did_you_mean, exit_code_of
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Torch's idle threads sleep. Spinning, they make training several times slower wherever something else runs too."""
@@ -141,7 +141,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
         if debug:
             traceback.print_exc()
         print(_message(error, given), file=sys.stderr)
-        sys.exit(_exit_code(error))
+        sys.exit(exit_code_of(error))
     sys.exit(0)
 
 
@@ -156,12 +156,6 @@ def _message(error: Exception, arguments: Sequence[str]) -> str:
         f"Error: a fault of diffkit's own, not yours: {what}\n"
         f"Please report it, with the traceback that this shows: diffkit --debug {' '.join(arguments)}"
     )
-
-
-def _exit_code(error: Exception) -> int:
-    if isinstance(error, DiffkitError):
-        return error.exit_code
-    return 2 if isinstance(error, OSError) else 1
 
 
 def _leave_pipe_quietly() -> NoReturn:

@@ -25,19 +25,27 @@ def command(
 ) -> None:
     """Train a recipe. Ctrl-C writes a checkpoint and stops."""
     from diffkit.cli.common import load_plugins, pick_device
+    from diffkit.distributed import Workers
     from diffkit.storage.runs import new_run, newest_run
     from diffkit.train.loop import train
     from diffkit.train.teacher import read_teacher
 
-    plugins = load_plugins(plugin)
-    chosen = plugins.open_recipe(recipe, overrides or ())
-    where = pick_device(device)
-    if dry_run:
-        images = chosen.data.open()
-        if chosen.distillation is not None:
-            read_teacher(chosen, chosen.distillation, chosen.data.info())
-        print(f"{chosen.name}: ok: {len(images)} images of {'×'.join(map(str, chosen.data.info().shape))}, on {where}")
-        return
-    folder = run or (newest_run(name=chosen.name) if resume else new_run(chosen.name))
-    train(chosen, folder, device=where, resume=resume, plugins=plugins.manager)
-    print(folder)
+    with Workers.joined() as workers:
+        plugins = load_plugins(plugin)
+        chosen = plugins.open_recipe(recipe, overrides or ())
+        where = pick_device(workers.device(device))
+        if dry_run:
+            with workers.first_goes_first():
+                images = chosen.data.open()
+            if chosen.distillation is not None:
+                read_teacher(chosen, chosen.distillation, chosen.data.info())
+            if workers.is_first:
+                shape = "×".join(map(str, chosen.data.info().shape))
+                print(f"{chosen.name}: ok: {len(images)} images of {shape}, on {where}")
+            return
+        if run is None and workers.is_first:
+            run = newest_run(name=chosen.name) if resume else new_run(chosen.name)
+        folder = Path(workers.from_first(str(run).encode()).decode())
+        train(chosen, folder, device=where, resume=resume, plugins=plugins.manager, workers=workers)
+        if workers.is_first:
+            print(folder)

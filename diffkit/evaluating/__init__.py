@@ -1,11 +1,11 @@
 """How good a model is: samples and real images, their features, and all metrics at once."""
 
+from diffkit.distributed import Workers
 from diffkit.evaluating.describe import about_model, about_sampling, digest_of, identity_of
 from diffkit.evaluating.measures import Evaluation, Measures
 from diffkit.evaluating.model import Given, evaluate_model, sample_and_see
 from diffkit.evaluating.read import read_images
 from diffkit.evaluating.reference import Part, Reference, evaluate
-from diffkit.evaluating.workers import Workers
 
 __all__ = [
     "Evaluation",

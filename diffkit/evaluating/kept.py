@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit.evaluating.workers import Workers
+from diffkit.distributed import Workers
 from diffkit.storage.files import write_atomically
 
 Rows = dict[str, Tensor]

@@ -15,12 +15,12 @@ from torch import Tensor
 from diffkit import __version__
 from diffkit.data.base import Images, Split
 from diffkit.data.pixels import to_uint8, to_unit
+from diffkit.distributed import Workers
 from diffkit.errors import Interrupted
 from diffkit.evaluating.describe import about_model, about_sampling, digest_of, identity_of
 from diffkit.evaluating.kept import Kept, Rows
 from diffkit.evaluating.measures import Evaluation, Measures
 from diffkit.evaluating.reference import Reference
-from diffkit.evaluating.workers import Workers
 from diffkit.evaluation.base import ModelMetric, Score
 from diffkit.evaluation.features import AT_ONCE
 from diffkit.pipeline import Pipeline

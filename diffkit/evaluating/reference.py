@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from diffkit.data.base import Dataset, Images
+from diffkit.distributed import Workers
 from diffkit.errors import UserError
 from diffkit.evaluating.kept import Kept, Rows
 from diffkit.evaluating.measures import Evaluation, Measures
-from diffkit.evaluating.workers import Workers
 from diffkit.evaluation.base import Score
 from diffkit.evaluation.features import AT_ONCE
 from diffkit.random import numpy_generator

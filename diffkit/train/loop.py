@@ -12,7 +12,8 @@ from rich.console import Console
 from torch import Tensor
 
 from diffkit.callbacks.base import Callback
-from diffkit.errors import Diverged, Interrupted, PluginError, UserError
+from diffkit.distributed import StoppedByAnother, Workers
+from diffkit.errors import DataError, Diverged, Interrupted, PluginError, Problem, RecipeError, UserError
 from diffkit.recipe.load import read_document, validate
 from diffkit.recipe.tables import Recipe
 from diffkit.recipe.write import to_toml
@@ -37,6 +38,7 @@ def train(
     resume: bool = False,
     plugins: pluggy.PluginManager | None = None,
     stop: StopRequest | None = None,
+    workers: Workers | None = None,
 ) -> None:
     """Train a recipe in a run folder.
 
@@ -47,38 +49,51 @@ def train(
         resume: Go on from the folder's newest whole checkpoint, bit for bit as if never stopped.
         plugins: Loaded plugins whose hooks are called.
         stop: Lets another thread stop the run; Ctrl-C and SIGTERM stop it in any case.
+        workers: The processes that train it together; all are to call this, and see the same files. By default this one
+            alone.
 
     Raises:
         UserError: If the folder holds another run, or something is wrong with data, checkpoint or plugins.
         Diverged: If the loss is no longer finite. The checkpoints before stay.
         Interrupted: If the run was stopped; after a checkpoint was written.
+        StoppedByAnother: If the first process, which is another one, raises one of these.
     """
-    stop = stop or StopRequest()
-    data, images = recipe.data.info(), recipe.data.open()  # before there is a folder: data may be missing
+    stop, workers = stop or StopRequest(), workers or Workers()
+    if recipe.train.batch_size < workers.size:
+        message = f"must be at least the number of processes, {workers.size}: it is shared among them"
+        raise RecipeError(recipe.name, [Problem("train.batch_size", message, recipe.train.batch_size)])
+    with workers.first_goes_first():  # the data may have to be downloaded
+        data, images = recipe.data.info(), recipe.data.open()  # before there is a folder: data may be missing
+    if len(images) != (there := int(workers.from_first(str(len(images)).encode()))):
+        raise DataError(f"process {workers.rank} finds {len(images)} images, and the first process {there}")
     if recipe.distillation is not None and not resume:
         read_teacher(recipe, recipe.distillation, data)  # and no teacher that fits
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder), stop.listening(), torch.random.fork_rng(devices=[]):
-        delete_leftovers(folder)
-        (folder / CHECKPOINTS).mkdir(exist_ok=True)
-        delete_leftovers(folder / CHECKPOINTS)
-        _claim(recipe, folder, resume)
-        run = TrainingRun(recipe, folder, data, images, torch.device(device))
-        delete_leftovers(folder / SNAPSHOTS)
-        if resume and (newest := newest_whole(folder / CHECKPOINTS)):
-            run.load(read_checkpoint(newest))
+    with stop.listening(), torch.random.fork_rng(devices=[]), contextlib.ExitStack() as held:
+        newest = None
+        if workers.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder))
+            newest = _opened(recipe, folder, resume)
+        run = TrainingRun(recipe, folder, data, images, torch.device(device), workers)
+        if name := workers.from_first(str(newest or "").encode()).decode():
+            run.load(read_checkpoint(Path(name)))
         elif run.teacher is not None:
             run.start_from_teacher(run.teacher)
         elif recipe.model.init_from is not None:
             report = run.start_from(recipe.model.init_from)
-            Console(stderr=True).print(str(report), markup=False, highlight=False, soft_wrap=True)
-        delete_after(folder / SNAPSHOTS, run.step)
-        fit(run, Hooks(plugins, _callbacks(recipe)), stop)
+            if workers.is_first:
+                Console(stderr=True).print(str(report), markup=False, highlight=False, soft_wrap=True)
+        if workers.is_first:
+            delete_after(folder / SNAPSHOTS, run.step)
+        fit(run, Hooks(plugins, _callbacks(recipe)) if workers.is_first else Hooks(None, ()), stop)
 
 
 def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
-    """Take the steps that are left, with log events, checkpoints and hooks between them."""
-    settings = run.recipe.train
+    """Take the steps that are left, with log events, checkpoints and hooks between them.
+
+    Of several processes the first has the hooks. After each step all agree whether one of them is to stop.
+    """
+    settings, workers = run.recipe.train, run.workers
     saved_at = run.step
 
     def pause_here(_: int) -> None:
@@ -103,10 +118,15 @@ def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
             run.save_snapshot()  # before anything can stop the run here: going on from this step, none is taken again
             is_last = run.step == settings.steps
             metrics = run.metrics() if run.step % settings.log_every == 0 or is_last else {}
-            hooks.call("on_train_step", run=run, step=run.step, metrics=metrics)
+            try:
+                hooks.call("on_train_step", run=run, step=run.step, metrics=metrics)
+            except (Interrupted, PluginError):
+                workers.largest(True)
+                raise
+            stopping = workers.largest(stop.requested and not is_last)
             if run.step % settings.checkpoint_every == 0 or is_last:
                 save()
-            if stop.requested and not is_last:
+            if stopping:
                 raise Interrupted
     except (Interrupted, PluginError) as error:
         if run.step > saved_at:
@@ -115,6 +135,8 @@ def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
         _end(hooks, run, error)
         if isinstance(error, PluginError):
             raise
+        if not workers.is_first:
+            raise StoppedByAnother from None
         raise Interrupted(f"interrupted at step {run.step}; go on with --run {run.folder} --resume") from None
     except Diverged as error:
         _end(hooks, run, error)
@@ -148,6 +170,15 @@ def _left(run: TrainingRun) -> str:
 def _callbacks(recipe: Recipe) -> tuple[Callback, ...]:
     named = {callback.kind for callback in recipe.callbacks}
     return (*recipe.callbacks, *(Callback.choose(kind) for kind in ALWAYS if kind not in named))
+
+
+def _opened(recipe: Recipe, folder: Path, resume: bool) -> Path | None:
+    """Tidy and claim a run folder, and return the checkpoint to go on from, if there is one."""
+    (folder / CHECKPOINTS).mkdir(exist_ok=True)
+    for place in (folder, folder / CHECKPOINTS, folder / SNAPSHOTS):
+        delete_leftovers(place)
+    _claim(recipe, folder, resume)
+    return newest_whole(folder / CHECKPOINTS) if resume else None
 
 
 def _claim(recipe: Recipe, folder: Path, resume: bool) -> None:

@@ -19,6 +19,7 @@ MAY_CHANGE = {
     "train.keep_last",
     "train.keep_every",
     "train.ema.snapshots",
+    "train.shard",
 }
 """What doesn't change the steps taken so far. Paths may change too: data moves."""
 

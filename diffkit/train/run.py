@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -11,20 +12,30 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from diffkit.data.base import DataInfo, Images
 from diffkit.data.batches import Batches
 from diffkit.data.pixels import to_uint8, to_unit
 from diffkit.diffusion.distillation.base import Phase
 from diffkit.diffusion.objective import Noise
-from diffkit.errors import CheckpointError, Diverged
+from diffkit.distributed import Workers
+from diffkit.errors import CheckpointError, Diverged, Problem, RecipeError
 from diffkit.optim.average import EmaWeights
 from diffkit.pipeline import Pipeline, build_network
 from diffkit.random import derive_seed, torch_generator
 from diffkit.recipe.tables import Recipe, Sample
-from diffkit.storage.checkpoint import Checkpoint, make_header, rotate, write_averages, write_checkpoint
+from diffkit.storage.checkpoint import (
+    Checkpoint,
+    checkpoint_name,
+    make_header,
+    rotate,
+    write_averages,
+    write_checkpoint,
+)
 from diffkit.storage.runs import CHECKPOINTS, SNAPSHOTS
 from diffkit.train.components import from_plugins
+from diffkit.train.named_optimizer import NamedOptimizer
 from diffkit.train.teacher import Teacher
 from diffkit.train.warm_start import WarmStart, warm_start
 
@@ -41,11 +52,22 @@ class TrainingRun:
         data: What the network knows of the images.
         images: The images.
         device: Where training runs.
+        workers: The processes that train together, each with a run of its own; by default this one alone. All must call
+            the same methods but for `sample`. They keep the same weights, and the first alone writes.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, data: DataInfo, images: Images, device: torch.device) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        data: DataInfo,
+        images: Images,
+        device: torch.device,
+        workers: Workers | None = None,
+    ) -> None:
         settings = recipe.train
         self.recipe, self.folder, self.data, self.device = recipe, folder, data, device
+        self.workers = workers or Workers()
         self.step = 0
         self.model = build_network(recipe, data, device)
         self.teacher = None
@@ -53,12 +75,16 @@ class TrainingRun:
             self.teacher = Teacher(recipe, recipe.distillation, data, device)
         self._images = images
         self.batches = Batches(images, settings.batch_size, recipe.seed, recipe.data.flip)
-        self.optimizer = settings.optimizer.build(self.model.parameters())
+        self.optimizer = self._new_optimizer()
         self.ema = EmaWeights(self.model, settings.ema)
         self.history = recipe.objective.time_sampling.empty_history(recipe.process, device)
         self.on_network_call: Callable[[int], None] | None = None
         self.on_images: Callable[[Tensor], None] | None = None
         self._network: nn.Module = torch.compile(self.model) if settings.compile else self.model  # type: ignore[assignment]
+        if self.workers.size > 1:  # buffers of networks are constants
+            self._network = DistributedDataParallel(
+                self._network, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self._loss_sum = torch.zeros((), device=device)
         self._loss_count = torch.zeros((), device=device)
         self._grad_norm = torch.zeros((), device=device)
@@ -82,14 +108,17 @@ class TrainingRun:
     def take_step(self) -> None:
         """Take one optimizer step. Nothing in here waits for the device.
 
-        All randomness is a pure function of the seed and the step, so no generator has a state to save.
+        All randomness is a pure function of the seed and the step, so no generator has a state to save. Each of several
+        processes draws for the whole batch and takes its own rows; only dropout differs between them.
         """
         settings, objective = self.recipe.train, self.recipe.objective
         phase = self._phase()
         if self.teacher is not None and self.step == phase.start and phase.number > 0:
             self._succeed_teacher(self.teacher)
         whole, part = settings.batch_size, settings.device_batch_size or settings.batch_size
-        torch.manual_seed(derive_seed(self.recipe.seed, "dropout", self.step))
+        rows_here = self.workers.rows(whole)
+        place = ("dropout", self.step) if self.workers.is_first else ("dropout", self.step, self.workers.rank)
+        torch.manual_seed(derive_seed(self.recipe.seed, *place))
         draw = torch_generator(self.device, self.recipe.seed, "step", self.step)
         times, weights = self._draw_times(whole, draw)
         hidden = torch.rand(whole, generator=draw, device=self.device) < objective.label_dropout
@@ -98,29 +127,33 @@ class TrainingRun:
         self_condition = objective.self_conditioning and derive_seed(self.recipe.seed, "estimate", self.step) % 2 == 0
 
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         losses = []
-        for start in range(0, whole, part):
-            rows = slice(start, start + part)
-            pixels, labels = self.batches.batch(self.step, start, start + part)
+        for start in range(rows_here.start, rows_here.stop, part):
+            stop = min(start + part, rows_here.stop)
+            rows = slice(start, stop)
+            pixels, labels = self.batches.batch(self.step, start, stop)
             images = to_unit(pixels.to(self.device, non_blocking=True))
             images, vector = settings.augmentation.apply(images, changes[rows])
-            loss = self._loss(
-                images,
-                self._shown(labels, hidden[rows]),
-                times[rows],
-                Noise(noise.target[rows], noise.shown[rows]),
-                _joined(self.batches.vectors(self.step, start, start + part), vector, self.device),
-                self_condition,
-            )
-            losses.append(loss.detach())
-            if weights is not None:
-                loss = weights[rows].to(loss.dtype) * loss
-            total = loss.sum() / whole
-            torch.autograd.backward(total)
-            self._loss_sum += total.detach()
+            with self._summing_gradients(is_last=stop == rows_here.stop):
+                loss = self._loss(
+                    images,
+                    self._shown(labels, hidden[rows]),
+                    times[rows],
+                    Noise(noise.target[rows], noise.shown[rows]),
+                    _joined(self.batches.vectors(self.step, start, stop), vector, self.device),
+                    self_condition,
+                )
+                losses.append(loss.detach())
+                if weights is not None:
+                    loss = weights[rows].to(loss.dtype) * loss
+                # the gradients of several processes are averaged, whatever the numbers of their rows
+                torch.autograd.backward(loss.sum() / (whole / self.workers.size))
+        self._check_gradients()
+        every = self.workers.all_rows(torch.cat(losses), whole)
+        self._loss_sum += (every if weights is None else weights.to(every.dtype) * every).sum() / whole
         if self.teacher is None:
-            objective.time_sampling.remember(self.history, times, torch.cat(losses))
+            objective.time_sampling.remember(self.history, times, every)
         self._loss_count += 1
         self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
         factor = settings.lr_schedule.factor(self.step - phase.start, phase.steps)
@@ -129,6 +162,29 @@ class TrainingRun:
         self.optimizer.step()
         self.step += 1
         self.ema.update(self.step - phase.start)
+
+    def _summing_gradients(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Let the processes add up their gradients in the backward pass of a step's last part, none before."""
+        if is_last or not isinstance(self._network, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._network.no_sync()
+
+    def _check_gradients(self) -> None:
+        """Check that the processes added up all gradients: they wait in vain for one that is not there.
+
+        Raises:
+            RecipeError: If the network doesn't use all its parameters.
+        """
+        if self.workers.size == 1:
+            return
+        idle = [name for name, p in self.model.named_parameters() if p.requires_grad and p.grad is None]
+        if idle:
+            message = f"the network doesn't use {', '.join(idle)}, and only one process can train such a network"
+            raise RecipeError(self.name, [Problem("model", f"{message}: make them buffers, or leave them out")])
+
+    def _new_optimizer(self) -> NamedOptimizer:
+        settings = self.recipe.train
+        return NamedOptimizer(settings.optimizer, self.model, self.workers, settings.shard == "optimizer")
 
     def _phase(self) -> Phase:
         """Return the part of the training that the next step is in."""
@@ -140,7 +196,7 @@ class TrainingRun:
         """Make the student's average the teacher, and begin anew from there."""
         for network in (teacher.network, self.model):
             self.ema.copy_to(network)
-        self.optimizer = self.recipe.train.optimizer.build(self.model.parameters())
+        self.optimizer = self._new_optimizer()
         self.ema = EmaWeights(self.model, self.recipe.train.ema)
 
     def _draw_times(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor | None]:
@@ -252,12 +308,12 @@ class TrainingRun:
         Raises:
             Diverged: If a weight is not finite; nothing is written or deleted then.
         """
-        weights = self._finite_weights()
+        weights, optimizer = self._finite_weights(), self._optimizer_tensors()
         parent = self.folder / CHECKPOINTS
-        averages = self.ema.state_dicts()
-        folder = write_checkpoint(parent, self.step, self._header(), weights, averages, self._optimizer_tensors())
-        rotate(parent, self.recipe.train.keep_last, self.recipe.train.keep_every)
-        return folder
+        if self.workers.is_first:
+            write_checkpoint(parent, self.step, self._header(), weights, self.ema.state_dicts(), optimizer)
+            rotate(parent, self.recipe.train.keep_last, self.recipe.train.keep_every)
+        return parent / checkpoint_name(self.step)
 
     def save_snapshot(self) -> Path | None:
         """Keep the averages of this step for good, if `train.ema` wants a snapshot of it. Returns the folder, if so.
@@ -268,7 +324,9 @@ class TrainingRun:
         if not self.recipe.train.ema.keeps_snapshot(self.step, self.total_steps):
             return None
         self._finite_weights()
-        return write_averages(self.folder / SNAPSHOTS, self.step, self._header(), self.ema.state_dicts())
+        if self.workers.is_first:
+            write_averages(self.folder / SNAPSHOTS, self.step, self._header(), self.ema.state_dicts())
+        return self.folder / SNAPSHOTS / checkpoint_name(self.step)
 
     def _finite_weights(self) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = self.model.state_dict()
@@ -316,25 +374,17 @@ class TrainingRun:
             self._load_history(tensors)
             if self.teacher is not None:
                 self.teacher.load(checkpoint, tensors)
-            self._load_optimizer(tensors)
+            self.optimizer.load(tensors)
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.folder}: does not fit the recipe: {error}") from None
         self.step = checkpoint.step
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
-        """Name the optimizer's tensors by parameter: ``PARAMETER/NAME``."""
-        names = [name for name, _ in self.model.named_parameters()]
-        states = self.optimizer.state_dict()["state"]
-        tensors = {
-            f"{names[number]}/{key}": value
-            for number, state in states.items()
-            for key, value in state.items()
-            if value is not None
-        }
+        """Return the optimizer's tensors, and the run's own."""
         history = {f"{HISTORY}/{name}": tensor for name, tensor in self.history.items()}
         teacher = {} if self.teacher is None else self.teacher.tensors()
         sums = {"trainer/loss_sum": self._loss_sum, "trainer/loss_count": self._loss_count}
-        return {**tensors, **history, **teacher, **sums}
+        return {**self.optimizer.tensors(), **history, **teacher, **sums}
 
     def _load_history(self, tensors: dict[str, Tensor]) -> None:
         """Take the history of the time sampling out of a checkpoint's tensors."""
@@ -343,14 +393,6 @@ class TrainingRun:
             if saved.shape != tensor.shape:
                 raise ValueError(f"{HISTORY}/{name} has the shape {list(saved.shape)}, not {list(tensor.shape)}")
             tensor.copy_(saved)
-
-    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        numbers = {name: number for number, (name, _) in enumerate(self.model.named_parameters())}
-        states: dict[int, dict[str, Tensor]] = {}
-        for place, tensor in tensors.items():
-            parameter, _, key = place.rpartition("/")
-            states.setdefault(numbers[parameter], {})[key] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
 
 
 def _joined(vectors: Tensor | None, changes: Tensor | None, device: torch.device) -> Tensor | None:

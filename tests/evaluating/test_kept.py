@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffkit.distributed import Workers
 from diffkit.evaluating.kept import Kept
-from diffkit.evaluating.workers import Workers
 
 
 def rows(numbers):

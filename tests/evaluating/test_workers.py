@@ -1,50 +1,18 @@
 """Several processes find together what one finds alone."""
 
-import contextlib
 import json
-import multiprocessing
-import os
 import shutil
-import socket
-from pathlib import Path
 
 import pytest
 import torch
 
 from diffkit.cli.main import run
-from diffkit.evaluating.workers import Workers
+from diffkit.distributed import Workers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 COMMON = ["--count", "11", "--batch-size", "3", "--reference", "40", "--features", "pixels"]
 METRICS = ["--metric", "fid", "--metric", "kid", "--metric", '{kind="nll", count=5, steps=4}']
-
-
-def process(rank, size, port, folder, job):
-    """Be one of the processes that torchrun starts."""
-    os.environ.update(TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size))
-    os.chdir(folder)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(f"out-{rank}").open("w"))))
-        stack.enter_context(contextlib.redirect_stderr(stack.enter_context(Path(f"err-{rank}").open("w"))))
-        job()
-
-
-def together(size, folder, job):
-    """Run a job in processes that know of each other; they are copies of this one, so that nothing is imported anew."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=process, args=(rank, size, port, folder, job)) for rank in range(size)]
-    for one in processes:
-        one.start()
-    for one in processes:
-        one.join(timeout=100)
-        if one.is_alive():
-            one.kill()
-    return [one.exitcode for one in processes]
 
 
 @pytest.fixture
@@ -66,7 +34,7 @@ def test_one_alone_needs_nobody():
             pass
 
 
-def test_what_they_say_to_each_other(tmp_path):
+def test_what_they_say_to_each_other(tmp_path, together):
     def job():
         with Workers.joined() as workers:
             with workers.first_goes_first():
@@ -83,7 +51,7 @@ def test_what_they_say_to_each_other(tmp_path):
             }
             (tmp_path / f"found-{workers.rank}").write_text(json.dumps(found))
 
-    assert together(3, tmp_path, job) == [0, 0, 0]
+    assert together(3, job) == [0, 0, 0]
     first, second, third = (json.loads((tmp_path / f"found-{rank}").read_text()) for rank in range(3))
     assert (first["order"], second["order"] > 0, third["order"] > 0) == (0, True, True)
     assert [one["share"] for one in (first, second, third)] == [[0, 3], [1, 4], [2]]
@@ -92,22 +60,22 @@ def test_what_they_say_to_each_other(tmp_path):
     assert [one["gather"] for one in (first, second, third)] == [["from 0", "", "from 2"], [], []]
 
 
-def test_two_evaluate_as_one(here):
+def test_two_evaluate_as_one(here, together):
     run_one = ["evaluate", *COMMON, *METRICS]
     with pytest.raises(SystemExit) as done:
         run([*run_one, "-o", "one.json"])
     assert done.value.code == 0
-    assert together(2, here, lambda: run([*run_one, "-o", "two.json"])) == [0, 0]
+    assert together(2, lambda: run([*run_one, "-o", "two.json"])) == [0, 0]
     assert (here / "two.json").read_bytes() == (here / "one.json").read_bytes()
     assert "runs/tiny-1: 11 images" in (here / "out-0").read_text()
     assert (here / "out-1").read_text() == (here / "err-1").read_text() == ""
     assert not list(here.rglob("evaluations/*"))
 
 
-def test_two_sweep_as_one(here, monkeypatch):
+def test_two_sweep_as_one(here, together, monkeypatch):
     monkeypatch.setattr("diffkit.cli.sweep._announce", lambda planned: False)  # no picture
     sweep = ["sweep", "--samplers", "ddim", "--steps", "2,3", *COMMON]
-    assert together(2, here, lambda: run([*sweep, "-o", "two"])) == [0, 0]
+    assert together(2, lambda: run([*sweep, "-o", "two"])) == [0, 0]
     with pytest.raises(SystemExit):
         run([*sweep, "-o", "one"])
     one, two = (json.loads((here / name / "sweep-1.json").read_text()) for name in ("one", "two"))
