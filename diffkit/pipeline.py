@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ from diffkit.recipe.rules import guidance_refused, spacing_refused, walk_refused
 from diffkit.recipe.tables import Recipe, Sample
 from diffkit.storage.checkpoint import read_weights, recipe_of
 from diffkit.storage.classifier import read_classifier
-from diffkit.storage.runs import find_weights
+from diffkit.storage.reconstruct import reconstruct
+from diffkit.storage.runs import Weights, find_weights
 
 
 def build_network(recipe: Recipe, data: DataInfo, device: torch.device | str = "cpu") -> nn.Module:
@@ -64,13 +65,22 @@ class Pipeline:
         data: What the network knows of its images.
         network: The network; put into evaluation mode.
         device: Where the network is.
+        weights: Which of the model's weights the network has.
     """
 
-    def __init__(self, recipe: Recipe, data: DataInfo, network: nn.Module, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: DataInfo,
+        network: nn.Module,
+        device: torch.device | str = "cpu",
+        weights: Weights = "ema",
+    ) -> None:
         self.recipe = recipe
         self.data = data
         self.network = network.eval()
         self.device = torch.device(device)
+        self.weights = weights
         self._guides: dict[Path, nn.Module] = {}
         self._classifiers: dict[Path, nn.Module] = {}
 
@@ -78,7 +88,7 @@ class Pipeline:
     def load(
         cls,
         path: str | Path,
-        weights: Literal["ema", "raw"] = "ema",
+        weights: Weights = "ema",
         device: torch.device | str = "cpu",
     ) -> Pipeline:
         """Load a run folder, a checkpoint folder or a weights file. Runs no code that lies beside it.
@@ -87,21 +97,27 @@ class Pipeline:
 
         Args:
             path: The folder or file.
-            weights: The averaged weights or those of the last step.
+            weights: The averaged weights, those of the last step, or a number: the average of that length, made of the
+                run's snapshots (`diffkit.storage.reconstruct`).
             device: Where the network goes.
 
         Raises:
             CheckpointError: If there is no whole checkpoint, or its recipe needs a plugin that isn't loaded.
+            UserError: If the run has not kept what is needed for an average of this length.
         """
-        file = find_weights(Path(path), weights)
-        header, tensors = read_weights(file)
+        file = Path(path)
+        if isinstance(weights, str):
+            file = find_weights(file, weights)
+            header, tensors = read_weights(file)
+        else:
+            header, tensors = reconstruct(file, weights)
         recipe = recipe_of(header, file)
         network = build_network(recipe, header.data, device)
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:
             raise CheckpointError(f"{file}: the weights don't fit the recipe: {error}") from None
-        return cls(recipe, header.data, network, device)
+        return cls(recipe, header.data, network, device, weights)
 
     def dataset(self, split: Split | None = None) -> Dataset:
         """Return a part of the data set that the model was trained on.

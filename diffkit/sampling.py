@@ -101,7 +101,7 @@ def sample_to_folder(
     about: dict[str, Any] = {"condition": [str(file) for file in condition]} if condition else {}
     if vectors is not None:
         about["vectors"] = str(vectors)
-    write_about(folder / "sample.json", source, settings, seed=seed, label=label, size=shape[1:], **about)
+    write_about(folder / "sample.json", source, pipeline, settings, seed=seed, label=label, size=shape[1:], **about)
     return [*files, picture]
 
 
@@ -227,9 +227,9 @@ def calls_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def write_about(file: Path, source: Path, settings: Sample, **about: Any) -> None:
-    """Write down how images were made: the model, what else there is to say, and the settings."""
-    content = {"model": str(source), **about, "sample": settings.model_dump(mode="json")}
+def write_about(file: Path, source: Path, pipeline: Pipeline, settings: Sample, **about: Any) -> None:
+    """Write down how images were made: the model and its weights, what else there is to say, and the settings."""
+    content = {"model": str(source), "weights": pipeline.weights, **about, "sample": settings.model_dump(mode="json")}
     write_atomically(file, json.dumps(content, indent=2) + "\n")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from diffkit.errors import UserError
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from diffkit.plugins.manager import Plugins
+    from diffkit.storage.runs import Weights
 
 
 LARGEST_SIDE = 8192
@@ -96,6 +97,22 @@ def refuse_existing(file: Path | None, *, force: bool = False) -> None:
         raise UserError(f"{file}: exists already; --force overwrites it")
     if not file.parent.is_dir():
         raise UserError(f"{file}: there is no folder {file.parent}")
+
+
+def chosen_weights(weights: Literal["ema", "raw"], ema: float | None) -> Weights:
+    """Return which weights the options --weights and --ema ask for.
+
+    Raises:
+        UserError: If they ask for two things at once.
+    """
+    if ema is not None and weights == "raw":
+        raise UserError(f"--ema {ema}: is an average, and --weights raw is none: leave one of them out")
+    return weights if ema is None else ema
+
+
+def weights_name(weights: Weights) -> str:
+    """Return what weights are called in what commands print: ``ema``, ``raw`` or such as ``ema 0.08``."""
+    return weights if isinstance(weights, str) else f"ema {weights:g}"
 
 
 def run_and_overrides(run: Path | None, overrides: Sequence[str] | None) -> tuple[Path | None, list[str]]:

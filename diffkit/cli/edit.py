@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffkit.cli.options import Device, PluginFiles, Size
+from diffkit.cli.common import chosen_weights
+from diffkit.cli.options import Device, EmaLength, PluginFiles, Size, WeightsKind
 from diffkit.errors import UserError
 
 if TYPE_CHECKING:
     from diffkit.editing.folder import Request
+    from diffkit.storage.runs import Weights
 
 group = typer.Typer(
     name="edit",
@@ -43,7 +45,6 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Number of images at 
 Seed = Annotated[int, typer.Option(min=0, help="Result n depends on the seed, on n and on its picture.")]
 Label = Annotated[str | None, typer.Option(help="Class of all images; by default the model is not told any.")]
 Guidance = Annotated[float | None, typer.Option(help="Weight of classifier-free guidance; needs --label.")]
-Weights = Annotated[Literal["ema", "raw"], typer.Option(help="Averaged or last weights.")]
 Out = Annotated[Path | None, typer.Option(help="New folder; RUN/samples/edit-N by default.")]
 Resize = Annotated[
     bool, typer.Option("--resize", help="Scale, crop and convert pictures that are not as the model's images are.")
@@ -67,18 +68,20 @@ def inpaint(
     guidance: Guidance = None,
     size: Size = None,
     resize: Resize = False,
-    weights: Weights = "ema",
+    weights: WeightsKind = "ema",
+    ema: EmaLength = None,
     out: Out = None,
     device: Device = "auto",
     plugin: PluginFiles = None,
 ) -> None:
     """Fill holes in pictures (RePaint). Takes ancestral steps, whatever the recipe's sampler."""
+    chosen = chosen_weights(weights, ema)
     files, overrides = _split(images)
     if any(override.partition("=")[0].partition(".")[0] == "sampler" for override in overrides):
         raise UserError("inpainting takes ancestral steps, so there is no sampler to choose: leave it out")
     options = {"steps": steps, "batch_size": batch_size, "guidance": guidance}
     request = _request(
-        run, options, overrides, weights, device, plugin, seed=seed, label=label, out=out, size=size, resize=resize
+        run, options, overrides, chosen, device, plugin, seed=seed, label=label, out=out, size=size, resize=resize
     )
     _print(request.inpaint(files, mask, count=count, jump=jump, repetitions=repetitions))
 
@@ -99,16 +102,18 @@ def vary(
     guidance: Guidance = None,
     size: Size = None,
     resize: Resize = False,
-    weights: Weights = "ema",
+    weights: WeightsKind = "ema",
+    ema: EmaLength = None,
     out: Out = None,
     device: Device = "auto",
     plugin: PluginFiles = None,
 ) -> None:
     """Make images like pictures: add noise and remove it again (SDEdit, image to image)."""
+    chosen = chosen_weights(weights, ema)
     files, overrides = _split(images)
     options = {"steps": steps, "sampler": sampler, "batch_size": batch_size, "guidance": guidance}
     request = _request(
-        run, options, overrides, weights, device, plugin, seed=seed, label=label, out=out, size=size, resize=resize
+        run, options, overrides, chosen, device, plugin, seed=seed, label=label, out=out, size=size, resize=resize
     )
     _print(request.vary(files, strength, count=count))
 
@@ -131,17 +136,19 @@ def interpolate(
     guidance: Guidance = None,
     size: Size = None,
     resize: Resize = False,
-    weights: Weights = "ema",
+    weights: WeightsKind = "ema",
+    ema: EmaLength = None,
     out: Out = None,
     device: Device = "auto",
     plugin: PluginFiles = None,
 ) -> None:
     """Make images between two pictures, or between those of two seeds."""
+    chosen = chosen_weights(weights, ema)
     if (images is None) == (seeds is None):
         raise UserError("say what to interpolate between: --images A B for two pictures, or --seeds A B")
     options = {"steps": steps, "sampler": sampler, "batch_size": batch_size, "guidance": guidance}
     request = _request(
-        run, options, overrides or (), weights, device, plugin, label=label, out=out, size=size, resize=resize
+        run, options, overrides or (), chosen, device, plugin, label=label, out=out, size=size, resize=resize
     )
     if images is not None:
         _print(request.interpolate_images(*images, count=count))
@@ -160,15 +167,17 @@ def invert(
     guidance: Guidance = None,
     size: Size = None,
     resize: Resize = False,
-    weights: Weights = "ema",
+    weights: WeightsKind = "ema",
+    ema: EmaLength = None,
     out: Out = None,
     device: Device = "auto",
     plugin: PluginFiles = None,
 ) -> None:
     """Find the noise that leads to pictures (DDIM inversion), and what it leads to."""
+    chosen = chosen_weights(weights, ema)
     files, overrides = _split(images)
     options = {"steps": steps, "sampler": sampler, "batch_size": batch_size, "guidance": guidance}
-    request = _request(run, options, overrides, weights, device, plugin, label=label, out=out, size=size, resize=resize)
+    request = _request(run, options, overrides, chosen, device, plugin, label=label, out=out, size=size, resize=resize)
     written, errors = request.invert(files)
     _print(written)
     for file, error in zip(files, errors, strict=True):
@@ -188,7 +197,7 @@ def _request(
     run: Path,
     options: dict[str, Any],
     overrides: Sequence[str],
-    weights: Literal["ema", "raw"],
+    weights: Weights,
     device: str,
     plugins: list[Path] | None,
     *,

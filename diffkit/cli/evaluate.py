@@ -6,18 +6,25 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffkit.cli.options import Device, FeaturesKind, Force, PluginFiles, ReferenceCount, SplitName
+from diffkit.cli.options import (
+    Device,
+    EmaLength,
+    FeaturesKind,
+    Force,
+    PluginFiles,
+    ReferenceCount,
+    SplitName,
+    WeightsKind,
+)
 
 if TYPE_CHECKING:
     from diffkit.data.base import Dataset, Split
     from diffkit.evaluating import Evaluation, Measures, Workers
-
-
-Weights = Literal["ema", "raw"]
+    from diffkit.storage.runs import Weights
 
 
 def command(
@@ -36,7 +43,8 @@ def command(
     split: SplitName = None,
     reference: ReferenceCount = None,
     seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and on i only.")] = 0,
-    weights: Annotated[Weights, typer.Option(help="Averaged or last weights.")] = "ema",
+    weights: WeightsKind = "ema",
+    ema: EmaLength = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Number of images at once.")] = None,
     images: Annotated[
         Path | None,
@@ -56,23 +64,24 @@ def command(
     force: Force = False,
 ) -> None:
     """How good a model's images are: they are sampled and compared with those of its data set."""
-    from diffkit.cli.common import load_plugins, refuse_existing, run_and_overrides, write_new
+    from diffkit.cli.common import chosen_weights, load_plugins, refuse_existing, run_and_overrides, write_new
     from diffkit.errors import UserError
     from diffkit.evaluating import Workers
 
     refuse_existing(out, force=force)
     load_plugins(plugin)
     run, overrides = run_and_overrides(run, overrides)
+    which = chosen_weights(weights, ema)
     measures, chosen = chosen_measures(metric, features), _dataset(data)
     if chosen is not None and images is None:
         raise UserError("--data is for --images: what a model samples is compared with its own data set")
     with Workers.joined() as workers:
         if images is not None:
-            found, about, head = _of_images(images, run, chosen, split, measures, reference, device, weights)
+            found, about, head = _of_images(images, run, chosen, split, measures, reference, device, which)
         else:
             options = {"count": count, "batch_size": batch_size}
             found, about, head = _of_model(
-                run, overrides, options, measures, seed, split, reference, device, weights, workers
+                run, overrides, options, measures, seed, split, reference, device, which, workers
             )
         if not workers.is_first:
             return
@@ -121,8 +130,8 @@ def _of_model(
     weights: Weights,
     workers: Workers,
 ) -> Report:
-    from diffkit.cli.common import pick_device
-    from diffkit.evaluating import evaluate_model
+    from diffkit.cli.common import pick_device, weights_name
+    from diffkit.evaluating import about_model, evaluate_model
     from diffkit.pipeline import Pipeline
     from diffkit.sampling import run_of, sample_settings
     from diffkit.storage.files import sha256
@@ -141,8 +150,10 @@ def _of_model(
         workers=workers,
         folder=run_of(source) / "evaluations",
     )
-    about = {"source": str(source), "weights": weights, "sha256": sha256(find_weights(source, weights))}
-    head = f"{weights} weights, seed {seed}"
+    # what is made of snapshots has no file
+    digest = sha256(find_weights(source, weights)) if isinstance(weights, str) else about_model(pipeline)["sha256"]
+    about = {"source": str(source), "weights": weights, "sha256": digest}
+    head = f"{weights_name(weights)} weights, seed {seed}"
     if "sampling" in found.about:
         calls = found.about["sampling"]["network_calls"]
         head = f"{settings.count} images, {head}, {settings.sampler.kind} in {calls} network calls"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from diffkit.cli.options import Device, Force, PluginFiles
+from diffkit.cli.options import Device, EmaLength, Force, PluginFiles, WeightsKind
 
 
 def command(
@@ -28,7 +28,8 @@ def command(
         Literal["train", "test"] | None,
         typer.Option(help="Part of the data set; the one for testing by default, where there is one."),
     ] = None,
-    weights: Annotated[Literal["ema", "raw"], typer.Option(help="Averaged or last weights.")] = "ema",
+    weights: WeightsKind = "ema",
+    ema: EmaLength = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of images at once.")] = 64,
     seed: Annotated[
         int, typer.Option(min=0, help="What chance draws for an image depends on it and on that image.")
@@ -41,7 +42,7 @@ def command(
     force: Force = False,
 ) -> None:
     """How probable a model finds images of its data set, in bits per dimension."""
-    from diffkit.cli.common import load_plugins, pick_device, refuse_existing, write_new
+    from diffkit.cli.common import chosen_weights, load_plugins, pick_device, refuse_existing, write_new
     from diffkit.likelihood import evaluate_likelihood, open_split
     from diffkit.pipeline import Pipeline
     from diffkit.storage.runs import newest_run
@@ -49,7 +50,7 @@ def command(
     refuse_existing(out, force=force)
     load_plugins(plugin)
     source = run or newest_run()
-    pipeline = Pipeline.load(source, weights, pick_device(device))
+    pipeline = Pipeline.load(source, chosen_weights(weights, ema), pick_device(device))
     dataset, images = open_split(pipeline, split)
     found = evaluate_likelihood(
         pipeline, images, method=method, count=count, steps=steps, batch_size=batch_size, seed=seed

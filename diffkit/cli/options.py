@@ -28,6 +28,15 @@ Size = Annotated[
     str | None,
     typer.Option(metavar="HxW", help="Height and width, such as 32x48 or 32; by default those of the data."),
 ]
+WeightsKind = Annotated[Literal["ema", "raw"], typer.Option("--weights", help="Averaged or last weights.")]
+EmaLength = Annotated[
+    float | None,
+    typer.Option(
+        "--ema",
+        metavar="LENGTH",
+        help="Length of the average of the weights, made of the snapshots of a run with train.ema = 'power'.",
+    ),
+]
 AllowPickle = Annotated[
     bool,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from diffkit.cli.options import AllowPickle, Device, PluginFiles, Size
+from diffkit.cli.options import AllowPickle, Device, EmaLength, PluginFiles, Size, WeightsKind
 
 Format = Literal["png", "npz"]
 
@@ -37,7 +37,8 @@ def command(
     vectors: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A .npy file of vectors that condition the model, in turn.")
     ] = None,
-    weights: Annotated[Literal["ema", "raw"], typer.Option(help="Averaged or last weights.")] = "ema",
+    weights: WeightsKind = "ema",
+    ema: EmaLength = None,
     out: Annotated[Path | None, typer.Option(help="New folder; RUN/samples/sample-N by default.")] = None,
     format: Annotated[Format, typer.Option(help="Numbered PNG files, or one npz file.")] = "png",
     device: Device = "auto",
@@ -48,16 +49,17 @@ def command(
     ] = False,
 ) -> None:
     """Sample images of a trained model: numbered files and one grid."""
-    from diffkit.cli.common import load_plugins, parse_size, pick_device, run_and_overrides
+    from diffkit.cli.common import chosen_weights, load_plugins, parse_size, pick_device, run_and_overrides
     from diffkit.interop.formats import is_foreign, load_any
     from diffkit.sampling import describe_walk, sample_settings, sample_to_folder
     from diffkit.storage.runs import newest_run
 
     load_plugins(plugin)
+    chosen = chosen_weights(weights, ema)
     run, overrides = run_and_overrides(run, overrides)
     source = run or newest_run()
     sides = parse_size(size)
-    pipeline = load_any(source, weights, pick_device(device), allow_pickle=allow_pickled_weights, steps=steps)
+    pipeline = load_any(source, chosen, pick_device(device), allow_pickle=allow_pickled_weights, steps=steps)
     pipeline.shape(sides)
     options: dict[str, Any] = {
         "steps": None if is_foreign(source) else steps,  # a model of another library was read for them

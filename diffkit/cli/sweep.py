@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from diffkit.storage.runs import Weights
     from diffkit.sweeping import Advice, Found, Plan
 
 
@@ -46,8 +47,16 @@ def command(
     reference: ReferenceCount = None,
     seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and on i only.")] = 0,
     weights: Annotated[
-        str, typer.Option(metavar="ema,raw", help="Averaged weights, the last ones, or both to compare them.")
-    ] = "ema",
+        str | None,
+        typer.Option(
+            metavar="ema,raw",
+            help="Averaged weights, the last ones, or both to compare them; ema by default, without --ema.",
+        ),
+    ] = None,
+    ema: Annotated[
+        str | None,
+        typer.Option(metavar="LENGTH,...", help="Lengths of averages of the weights, made of the run's snapshots."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Number of images at once.")] = None,
     device: Device = "auto",
     plugin: PluginFiles = None,
@@ -61,7 +70,7 @@ def command(
     What is done is kept: the same command goes on where it was interrupted, and a larger sweep takes over the cells of
     a smaller one.
     """
-    from diffkit.cli.common import load_plugins, pick_device, run_and_overrides
+    from diffkit.cli.common import load_plugins, pick_device, run_and_overrides, weights_name
     from diffkit.cli.evaluate import against, chosen_measures
     from diffkit.evaluating import Reference, Workers
     from diffkit.pipeline import Pipeline
@@ -70,16 +79,17 @@ def command(
     from diffkit.storage.runs import newest_run
     from diffkit.sweeping import advise, plan, sweep, to_json
 
-    kinds, numbers, guides, names = _lists(samplers, steps, guidance, weights)
+    kinds, numbers, guides, chosen = _lists(samplers, steps, guidance, weights, ema)
     load_plugins(plugin)
     run, overrides = run_and_overrides(run, overrides)
     measures = chosen_measures(metric or ["fid", "kid"], features)
     source = run or newest_run()
     with Workers.joined() as workers:
         on = pick_device(workers.device(device))
-        models: dict[str, Pipeline] = {name: Pipeline.load(source, name, on) for name in names}
+        models = {weights_name(each): Pipeline.load(source, each, on) for each in chosen}
         planned = plan(models, kinds, numbers, guides, {"count": count, "batch_size": batch_size}, overrides)
         draws = workers.is_first and _announce(planned)
+        names = list(models)
         real = Reference(models[names[0]].dataset(split), measures, count=reference, device=on, workers=workers)
         folder = out or run_of(source) / "sweeps"
         found = sweep(models, planned.cells, real, folder, seed=seed)
@@ -93,7 +103,7 @@ def command(
         print("nothing is recommended, as no score's noise is known: add --metric kid")
     else:
         print(f"recommended: {advice.found.cell.name} ({advice.found.cell.cost}): {advice.reason}")
-    report = {"source": str(source), "weights": weights, **to_json(found, advice, planned.left_out)}
+    report = {"source": str(source), "weights": ",".join(names), **to_json(found, advice, planned.left_out)}
     file = _write(folder, json.dumps(report, indent=2) + "\n")
     print(file)
     picture = file.with_suffix(".png")
@@ -117,8 +127,8 @@ def _announce(planned: Plan) -> bool:
 
 
 def _lists(
-    samplers: str, steps: str, guidance: str | None, weights: str
-) -> tuple[list[Any], list[int], list[float], list[Literal["ema", "raw"]]]:
+    samplers: str, steps: str, guidance: str | None, weights: str | None, ema: str | None
+) -> tuple[list[Any], list[int], list[float], list[Weights]]:
     """Return what the options list.
 
     Raises:
@@ -135,11 +145,13 @@ def _lists(
                 problems.append(Problem(f"--{name}", f"should be {wanted}, with commas between them", item))
         return list(dict.fromkeys(found)) if name != "samplers" else found
 
+    if weights is None and ema is None:
+        weights = "ema"
     chosen = (
         read("samplers", samplers, _value, "kinds of samplers, or their tables"),
         read("steps", steps, _steps, "whole numbers of at least 1"),
         read("guidance", guidance, float, "numbers"),
-        read("weights", weights, _weights, "ema, raw or both"),
+        [*read("weights", weights, _weights, "ema, raw or both"), *read("ema", ema, float, "lengths of averages")],
     )
     if problems:
         raise RecipeError("settings of the sweep", problems)

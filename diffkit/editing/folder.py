@@ -161,7 +161,8 @@ class Request:
         files.append(folder / "grid.png")
         save_png(picture, files[-1], smallest_side=600 * min(sides) // max(sides))
         settings = self.editor.settings.model_copy(update={"count": len(images)})
-        write_about(folder / "edit.json", self.source, settings, task=task, label=self.editor.label, **about)
+        editor, file = self.editor, folder / "edit.json"
+        write_about(file, self.source, editor.pipeline, settings, task=task, label=editor.label, **about)
         return files
 
 

@@ -133,7 +133,7 @@ class Imported:
     def pipeline(self, device: torch.device | str = "cpu", weights: Literal["ema", "raw"] = "ema") -> Pipeline:
         """Return the model, ready to sample from: with the weights for that, or those of the last training step."""
         network = self.network(self.raw if weights == "raw" else None)
-        return Pipeline(self.validated(), self.data, network.to(device), device)
+        return Pipeline(self.validated(), self.data, network.to(device), device, weights)
 
     def write(self, folder: Path) -> list[Path]:
         """Write a folder that `diffkit sample` takes: the recipe, and weights with it in their header.

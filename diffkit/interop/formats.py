@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ from diffkit.interop.guided_diffusion import GuidedDiffusion, ImprovedDiffusion
 from diffkit.interop.lucidrains import Lucidrains
 from diffkit.interop.network_file import Onnx, TorchExport
 from diffkit.pipeline import Pipeline
+from diffkit.storage.runs import Weights
 
 Format = TypeVar("Format", Importer, Exporter)
 
@@ -56,7 +57,7 @@ def read_foreign(source: Source, format: str | None = None) -> Imported:
 
 def load_any(
     path: Path,
-    weights: Literal["ema", "raw"] = "ema",
+    weights: Weights = "ema",
     device: torch.device | str = "cpu",
     *,
     allow_pickle: bool = False,
@@ -66,7 +67,8 @@ def load_any(
 
     Args:
         path: The folder or file.
-        weights: The averaged weights or those of the last step, where there are both.
+        weights: The averaged weights or those of the last step, where there are both; or, of diffkit's own runs, the
+            length of an average that is made of snapshots.
         device: Where the network goes.
         allow_pickle: Whether pickled weights of other libraries may be read.
         steps: The number of sampling steps that is wanted, of a model of another library; that decides what this means
@@ -76,6 +78,10 @@ def load_any(
         UserError: If it cannot be read.
     """
     if is_foreign(path):
+        if not isinstance(weights, str):
+            raise UserError(
+                f"ema = {weights}: {path} is a model of another library, and holds no snapshots of averages"
+            )
         imported = read_foreign(Source(path, allow_pickle, steps=steps))
         if steps is not None and not imported.by_steps:
             tables = imported.recipe

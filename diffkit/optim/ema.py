@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from diffkit.optim.base import SAMPLED, Ema
-from diffkit.optim.profiles import LONGEST, decay_after, exponent_of
+from diffkit.optim.profiles import LONGEST, SHORTEST, decay_after, exponent_of
 from diffkit.spec import Many
 
 
@@ -71,7 +71,7 @@ class Power(Ema):
     """
 
     kind: Literal["power"] = "power"
-    lengths: Many[Annotated[float, Field(gt=0, le=LONGEST)]] = Field((0.05, 0.10), min_length=1)
+    lengths: Many[Annotated[float, Field(ge=SHORTEST, le=LONGEST)]] = Field((0.05, 0.10), min_length=1)
     """Lengths of the averages that are kept: the standard deviation of the steps that count, as a part of all steps so
     far (sigma_rel)."""
     snapshots: int = Field(16, ge=0)

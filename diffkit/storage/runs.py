@@ -7,6 +7,7 @@ import fcntl
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from diffkit.errors import CheckpointError, UserError, did_you_mean
 from diffkit.storage.checkpoint import EMA, MODEL, STATE, newest_whole, verify_weights
@@ -18,6 +19,10 @@ RECIPE, METRICS, CHECKPOINTS, SAMPLES = "recipe.toml", "metrics.jsonl", "checkpo
 
 SNAPSHOTS = "ema"
 """The folder of the averages that are kept for good."""
+
+Weights = Literal["ema", "raw"] | float
+"""Which weights of a model are meant: those averaged during training, those of the last step, or the average of a
+length, made of the run's snapshots (`diffkit.storage.reconstruct`)."""
 
 CLASSIFIER = "classifier.safetensors"
 """A classifier of a run's noisy images, for guidance."""
