@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import safetensors.torch
 import torch
 from pydantic import ValidationError
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from diffkit.data.decode import UnreadablePictureError, decode_as_is
 from diffkit.diffusion.process import half_log_snr
+from diffkit.distributed import Workers
 from diffkit.errors import RecipeError, UserError
 from diffkit.images import grid, save_png
 from diffkit.pipeline import Batch, Pipeline
@@ -65,6 +67,7 @@ def sample_to_folder(
     condition: Sequence[Path] = (),
     vectors: Path | None = None,
     format: Literal["png", "npz"] = "png",
+    workers: Workers | None = None,
 ) -> list[Path]:
     """Sample images into a new folder, with a progress bar.
 
@@ -79,25 +82,41 @@ def sample_to_folder(
         condition: Pictures that a model with an `objective.condition` makes images from, in turn.
         vectors: A .npy file of the vectors ``[M, V]`` that condition the model, in turn.
         format: ``png``: one file an image; ``npz``: one file with ``images [N, H, W, C]`` and ``labels [N]``.
+        workers: The processes that share the images; all are to call this, and see the same files. By default this one
+            alone.
 
     Returns:
-        The images' files (or the npz file), and last the grid.
+        The images' files (or the npz file), and last the grid; nothing on another process than the first.
 
     Raises:
         UserError: If the folder holds something, or the model can't be sampled so.
     """
+    workers = workers or Workers()
     pipeline.check(settings)
     labels = pipeline.labels_of(label, range(0), settings.guidance)
     shape = pipeline.shape(size)
     given = read_condition(pipeline, condition, size)
     told = read_vectors(pipeline, vectors)
-    folder = new_folder(source, out, "sample")
-    batches = _with_progress(pipeline, settings, seed=seed, label=label, size=size, condition=given, vectors=told)
-    files, kept = _write_png(batches, folder, settings.count) if format == "png" else _write_npz(batches, folder)
+    made = str(new_folder(source, out, "sample")) if workers.is_first else ""
+    folder = Path(workers.from_first(made.encode()).decode())
+    batches = _with_progress(
+        pipeline, settings, workers, seed=seed, label=label, size=size, condition=given, vectors=told
+    )
+    if format == "png":
+        digits = max(5, len(str(settings.count - 1)))
+        files = [folder / f"{number:0{digits}d}.png" for number in range(settings.count)]
+        batches = _saving(batches, files)
+    else:
+        files = [folder / "images.npz"]
+    rows = _on_first(workers, _joined(batches))
+    if not workers.is_first:
+        return []
+    if format == "npz":
+        _write_npz(rows, files[0])
     classes = len(pipeline.data.classes)
     by_class = labels is not None and label is None and classes <= 20
     picture = folder / "grid.png"
-    save_png(grid(kept, columns=classes if by_class else None), picture, smallest_side=600)
+    save_png(grid(rows["images"][:IN_GRID], columns=classes if by_class else None), picture, smallest_side=600)
     about: dict[str, Any] = {"condition": [str(file) for file in condition]} if condition else {}
     if vectors is not None:
         about["vectors"] = str(vectors)
@@ -179,34 +198,56 @@ def describe_walk(pipeline: Pipeline, settings: Sample) -> str:
     )
 
 
-def _write_png(batches: Iterator[Batch], folder: Path, count: int) -> tuple[list[Path], torch.Tensor]:
-    files, kept = [], []
-    digits = max(5, len(str(count - 1)))
+def _saving(batches: Iterable[Batch], files: Sequence[Path]) -> Iterator[Batch]:
+    """Save each image in its file, and yield the batches that the grid shows."""
     for batch in batches:
         for number, image in zip(batch.numbers, batch.images, strict=True):
-            files.append(folder / f"{number:0{digits}d}.png")
-            save_png(image, files[-1])
-            if number < IN_GRID:
-                kept.append(image)
-    return files, torch.stack(kept)
+            save_png(image, files[number])
+        if batch.numbers.start < IN_GRID:
+            yield batch
 
 
-def _write_npz(batches: Iterator[Batch], folder: Path) -> tuple[list[Path], torch.Tensor]:
-    done = list(batches)
-    images = torch.cat([batch.images for batch in done])
-    labels = [batch.labels for batch in done if batch.labels is not None]
-    arrays = {"images": images.permute(0, 2, 3, 1).contiguous().numpy()}
-    if labels:
-        arrays["labels"] = torch.cat(labels).numpy()
-    file = folder / "images.npz"
+def _joined(batches: Iterable[Batch]) -> dict[str, torch.Tensor]:
+    """Return the images of batches with their numbers and, if there are any, labels, row by row."""
+    rows: dict[str, list[torch.Tensor]] = {"numbers": [torch.empty(0, dtype=torch.int64)]}
+    for batch in batches:
+        rows["numbers"].append(torch.tensor(batch.numbers))
+        rows.setdefault("images", []).append(batch.images)
+        if batch.labels is not None:
+            rows.setdefault("labels", []).append(batch.labels)
+    return {name: torch.cat(parts) for name, parts in rows.items()}
+
+
+def _on_first(workers: Workers, rows: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """Return all processes' rows in the order of their numbers, on the first process; nothing on the others."""
+    if workers.size == 1:
+        return rows
+    found = [safetensors.torch.load(part) for part in workers.gather(safetensors.torch.save(dict(rows)))]
+    parts = [part for part in found if len(part["numbers"])]  # a process may have had no batch
+    if not parts:
+        return {}
+    order = torch.cat([part["numbers"] for part in parts]).argsort()
+    return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
+
+
+def _write_npz(rows: Mapping[str, torch.Tensor], file: Path) -> None:
+    arrays = {"images": rows["images"].permute(0, 2, 3, 1).contiguous().numpy()}
+    if "labels" in rows:
+        arrays["labels"] = rows["labels"].numpy()
     np.savez_compressed(file, allow_pickle=False, **arrays)
-    return [file], images[:IN_GRID]
 
 
-def _with_progress(pipeline: Pipeline, settings: Sample, **what: Any) -> Iterator[Batch]:
+def _with_progress(pipeline: Pipeline, settings: Sample, workers: Workers, **what: Any) -> Iterator[Batch]:
+    """Yield this process's batches, with a progress bar on the first one."""
     levels = settings.spacing.levels(pipeline.recipe.process, settings.steps)
-    with calls_progress("sampling", settings.count * settings.sampler.calls(levels)) as advance:
-        yield from pipeline.batches(settings.count, settings, on_call=advance, **what)
+    starts = workers.share(range(0, settings.count, settings.batch_size))
+    counts = [min(settings.batch_size, settings.count - start) for start in starts]
+    with contextlib.ExitStack() as shown:
+        advance = None
+        if workers.is_first:
+            advance = shown.enter_context(calls_progress("sampling", sum(counts) * settings.sampler.calls(levels)))
+        for start, count in zip(starts, counts, strict=True):
+            yield from pipeline.batches(count, settings, first=start, on_call=advance, **what)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -41,8 +42,8 @@ def load_plugins(files: Iterable[Path] | None = None) -> Plugins:
 
 
 def warn_of_broken(plugins: Plugins) -> None:
-    """Print one line on stderr for each plugin that is left out."""
-    for plugin in plugins.broken():
+    """Print one line on stderr for each plugin that is left out; of several processes, the first one prints it."""
+    for plugin in plugins.broken() if os.environ.get("RANK", "0") == "0" else ():
         print(f"Warning: {plugin.left_out}", file=sys.stderr)
 
 

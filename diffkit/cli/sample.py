@@ -50,38 +50,44 @@ def command(
 ) -> None:
     """Sample images of a trained model: numbered files and one grid."""
     from diffkit.cli.common import chosen_weights, load_plugins, parse_size, pick_device, run_and_overrides
+    from diffkit.distributed import Workers
     from diffkit.interop.formats import is_foreign, load_any
     from diffkit.sampling import describe_walk, sample_settings, sample_to_folder
     from diffkit.storage.runs import newest_run
 
-    load_plugins(plugin)
-    chosen = chosen_weights(weights, ema)
-    run, overrides = run_and_overrides(run, overrides)
-    source = run or newest_run()
-    sides = parse_size(size)
-    pipeline = load_any(source, chosen, pick_device(device), allow_pickle=allow_pickled_weights, steps=steps)
-    pipeline.shape(sides)
-    options: dict[str, Any] = {
-        "steps": None if is_foreign(source) else steps,  # a model of another library was read for them
-        "sampler": sampler,
-        "count": count,
-        "batch_size": batch_size,
-        "guidance": guidance,
-    }
-    settings = sample_settings(pipeline.recipe, options, overrides)
-    if dry_run:
-        print(describe_walk(pipeline, settings))
-        return
-    for file in sample_to_folder(
-        pipeline,
-        settings,
-        source,
-        out=out,
-        seed=seed,
-        label=label,
-        size=sides,
-        condition=condition or (),
-        vectors=vectors,
-        format=format,
-    ):
-        print(file)
+    with Workers.joined() as workers:
+        load_plugins(plugin)
+        chosen = chosen_weights(weights, ema)
+        run, overrides = run_and_overrides(run, overrides)
+        source = run or newest_run()
+        sides = parse_size(size)
+        pipeline = load_any(
+            source, chosen, pick_device(workers.device(device)), allow_pickle=allow_pickled_weights, steps=steps
+        )
+        pipeline.shape(sides)
+        options: dict[str, Any] = {
+            "steps": None if is_foreign(source) else steps,  # a model of another library was read for them
+            "sampler": sampler,
+            "count": count,
+            "batch_size": batch_size,
+            "guidance": guidance,
+        }
+        settings = sample_settings(pipeline.recipe, options, overrides)
+        if dry_run:
+            if workers.is_first:
+                print(describe_walk(pipeline, settings))
+            return
+        for file in sample_to_folder(
+            pipeline,
+            settings,
+            source,
+            out=out,
+            seed=seed,
+            label=label,
+            size=sides,
+            condition=condition or (),
+            vectors=vectors,
+            format=format,
+            workers=workers,
+        ):
+            print(file)

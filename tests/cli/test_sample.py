@@ -6,6 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
+from diffkit.cli.main import run
 from diffkit.diffusion.samplers.base import Sampler
 
 
@@ -29,6 +30,18 @@ def test_all_options(diffkit, here):
     options = "--steps 20 --sampler ddpm --count 3 --batch-size 2 --seed 7 --label 4 --guidance 2 --weights raw"
     done = diffkit("sample", "runs/tiny-1", *options.split(), "--out", "mine", "--format", "npz", "spacing=leading")
     assert (done.code, done.out) == (0, "mine/images.npz\nmine/grid.png\n")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["png", "npz"])
+def test_several_processes_make_the_same_images(diffkit, here, together, kind):
+    options = ["sample", "--count", "5", "--batch-size", "2", "--format", kind]  # the last of four has nothing to do
+    assert diffkit(*options, "--out", "one").code == 0
+    assert together(4, lambda: run([*options, "--out", "many", "--device", "cpu"])) == [0, 0, 0, 0]
+    made = {file.name: file.read_bytes() for file in (here / "many").iterdir()}
+    assert made == {file.name: file.read_bytes() for file in (here / "one").iterdir()}
+    assert len((here / "out-0").read_text().splitlines()) == len(made) - 1  # sample.json
+    assert [(here / f"out-{rank}").read_text() for rank in (1, 2, 3)] == ["", "", ""]
 
 
 def test_dry_run_shows_the_levels_and_the_calls(diffkit, here):
