@@ -77,7 +77,9 @@ class Workers:
                 if (code := failure.code_of_another(error)) is not None:
                     raise SystemExit(code) from None
                 if _lost_contact(error):
-                    raise LostContact("another process is gone: it was killed, or its machine") from error
+                    reason = str(error).partition("\n")[0]
+                    message = "lost contact with another process, which was killed or whose machine is gone"
+                    raise LostContact(f"{message}: {reason}") from error
                 raise
             dist.destroy_process_group()
 
