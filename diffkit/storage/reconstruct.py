@@ -13,7 +13,6 @@ from torch import Tensor
 
 from diffkit.errors import CheckpointError, UserError
 from diffkit.optim.profiles import Combination, Profile, combine, exponent_of, reachable
-from diffkit.recipe.tables import Recipe
 from diffkit.storage.checkpoint import (
     EMA,
     ENDING,
@@ -80,14 +79,13 @@ def reconstruct(path: Path, length: float) -> tuple[Header, dict[str, Tensor]]:
         )
     for name in lengths:
         verify_weights(folder / f"{name}{ENDING}")
-    start = _start(recipe, header.step)
-    snapshots = [one for one in _snapshots(folder.parent.parent / SNAPSHOTS) if start < _step(one) < header.step]
+    snapshots = [one for one in _snapshots(folder.parent.parent / SNAPSHOTS) if _step(one) < header.step]
     kept = [
-        Kept(one / f"{name}{ENDING}", Profile.of(kept_length, _step(one) - start))
+        Kept(one / f"{name}{ENDING}", Profile.of(kept_length, _step(one)))
         for one in [*snapshots, folder]
         for name, kept_length in lengths.items()
     ]
-    combination = _combination(length, header.step - start, kept, list(lengths.values()), len(snapshots), path)
+    combination = _combination(length, header.step, kept, list(lengths.values()), len(snapshots), path)
     made = _sum(kept, combination.coefficients)
     return header, {name: made[name].to(tensor.dtype) if name in made else tensor for name, tensor in newest.items()}
 
@@ -130,6 +128,8 @@ def _sum(kept: Iterable[Kept], coefficients: Iterable[float]) -> dict[str, Tenso
             continue
         for name, tensor in read_weights(one.file)[1].items():
             if tensor.is_floating_point():
+                if name in total and total[name].shape != tensor.shape:
+                    raise CheckpointError(f"{one.file}: {name} has another shape than in the run's other averages")
                 part = coefficient * tensor.to(torch.float64)
                 total[name] = total[name] + part if name in total else part
     return total
@@ -150,8 +150,3 @@ def _snapshots(parent: Path) -> list[Path]:
 
 def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
-
-
-def _start(recipe: Recipe, step: int) -> int:
-    """Return the step from which on the averages of a step were taken: students' begin anew with each phase."""
-    return 0 if recipe.distillation is None else recipe.distillation.phase(step - 1, recipe.train.steps).start
