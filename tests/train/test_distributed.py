@@ -225,9 +225,9 @@ def test_parts_of_the_parameters_are_of_about_one_size(tiny):
 
 def test_torchrun(recipe, tmp_path):
     recipe("train.steps=2")
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diffkit"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
     done = subprocess.run(
-        [*start, "train", "tiny.toml"],
+        [*start, "diffkit", "train", "tiny.toml", "--run", "mine"],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -235,5 +235,5 @@ def test_torchrun(recipe, tmp_path):
         timeout=200,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "runs/tiny-1\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "mine\n"), done.stderr
     assert done.stderr.count("step 2/2") == 1
