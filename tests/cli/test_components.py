@@ -59,7 +59,7 @@ def test_json_of_one_kind(diffkit):
     ("arguments", "message"),
     [
         (["samplr"], "no family is called 'samplr'. Did you mean 'sampler'? Known: "),
-        (["sampler", "ddmi"], "no sampler is called 'ddmi'. Did you mean 'ddim'? Known: ddim, ddpm"),
+        (["sampler", "ddmi"], "no sampler is called 'ddmi'. Did you mean 'ddim'? Known: consistency, ddim"),
         (["samplr", "ddim"], "no family is called 'samplr'. Did you mean 'sampler'? Known: "),
     ],
 )

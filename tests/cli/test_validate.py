@@ -37,7 +37,7 @@ def test_all_mistakes_at_once(diffkit, recipe_file):
     assert lines[2].startswith("    unknown setting. Did you mean 'channels'? Allowed here: kind, class_conditional, ")
     assert lines[3:5] == ['  train.steps = "many"', "    should be a valid integer"]
     assert lines[5] == '  sample.sampler = "ddmi"'
-    assert lines[6].startswith("    no sampler is called 'ddmi'. Did you mean 'ddim'? Known: ddim, ddpm")
+    assert lines[6].startswith("    no sampler is called 'ddmi'. Did you mean 'ddim'? Known: consistency, ddim")
 
 
 def test_a_run_folder(diffkit, recipe_file, tmp_path):
