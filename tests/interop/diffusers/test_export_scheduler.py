@@ -9,7 +9,7 @@ from diffkit.errors import RecipeError
 from diffkit.interop.base import Source
 from diffkit.interop.diffusers.export_scheduler import scheduler_of
 from diffkit.interop.diffusers.write import DiffusersExporter
-from diffkit.interop.formats import read_foreign
+from diffkit.interop.formats import load_any, read_foreign
 from diffkit.pipeline import Pipeline, build_network
 
 BASE = (
@@ -183,3 +183,14 @@ def test_import_of_an_export_is_the_same_recipe(name, tiny, tmp_path):
 def test_what_no_scheduler_does_is_refused_by_name(overrides, named, tiny):
     with pytest.raises(RecipeError, match=f"(?s){named}"):
         scheduler_of(tiny(*BASE, *overrides))
+
+
+def test_a_number_of_steps_means_what_it_does_there(tiny, diffusers, make_unet, tmp_path):
+    pipeline = diffusers.PNDMPipeline(unet=make_unet(), scheduler=diffusers.PNDMScheduler())
+    pipeline.save_pretrained(tmp_path / "theirs")
+    sample = load_any(tmp_path / "theirs", steps=10).recipe.sample
+    assert sample.steps == 9  # their tenth goes from time 0 to time 0
+    levels = sample.spacing.levels(load_any(tmp_path / "theirs").recipe.process, 9)
+    assert [level.time for level in levels] == [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]
+    DiffusersExporter().write(pipeline_of(tiny(*BASE, *EXPORTS["dpmpp_2m"])), tmp_path / "ours")
+    assert load_any(tmp_path / "ours", steps=7).recipe.sample.steps == 7
