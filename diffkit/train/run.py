@@ -6,6 +6,7 @@ import contextlib
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -81,10 +82,8 @@ class TrainingRun:
         self.on_network_call: Callable[[int], None] | None = None
         self.on_images: Callable[[Tensor], None] | None = None
         self._network: nn.Module = torch.compile(self.model) if settings.compile else self.model  # type: ignore[assignment]
-        if self.workers.size > 1:  # buffers of networks are constants
-            self._network = DistributedDataParallel(
-                self._network, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+        if self.workers.size > 1:
+            self._network = _together(self._network)
         self._loss_sum = torch.zeros((), device=device)
         self._loss_count = torch.zeros((), device=device)
         self._grad_norm = torch.zeros((), device=device)
@@ -393,6 +392,13 @@ class TrainingRun:
             if saved.shape != tensor.shape:
                 raise ValueError(f"{HISTORY}/{name} has the shape {list(saved.shape)}, not {list(tensor.shape)}")
             tensor.copy_(saved)
+
+
+def _together(network: nn.Module) -> DistributedDataParallel:
+    """Let all processes add up the gradients of a network whose buffers are constants."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 has a new name for broadcast_buffers, 2.7 has not
+        return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def _joined(vectors: Tensor | None, changes: Tensor | None, device: torch.device) -> Tensor | None:

@@ -237,3 +237,4 @@ def test_torchrun(recipe, tmp_path):
     )
     assert (done.returncode, done.stdout) == (0, "mine\n"), done.stderr
     assert done.stderr.count("step 2/2") == 1
+    assert "Warning" not in done.stderr
