@@ -188,13 +188,13 @@ def _callbacks() -> list[type[Component]]:
 
 
 def _evaluation() -> list[type[Component]]:
-    from diffkit.evaluating.nll import NegativeLogLikelihood
     from diffkit.evaluation.classifier import ClassifierFeatures
     from diffkit.evaluation.frechet import Frechet
     from diffkit.evaluation.inception import Inception
     from diffkit.evaluation.kernel import Kernel
     from diffkit.evaluation.manifold import DensityCoverage, PrecisionRecall
     from diffkit.evaluation.pixels import Pixels
+    from diffkit.nll import NegativeLogLikelihood
 
     metrics = (Frechet, Kernel, PrecisionRecall, DensityCoverage, NegativeLogLikelihood)
     return [*metrics, *(Pixels, ClassifierFeatures, Inception)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -11,8 +11,10 @@ from torch import Tensor
 from diffkit.data.base import Images
 from diffkit.diffusion.likelihood import bound_refused
 from diffkit.evaluation.base import ModelMetric
-from diffkit.likelihood import Method, chosen_images, evaluate_likelihood, walk_of
-from diffkit.pipeline import Pipeline
+
+# the kind is registered whenever there are any: what measures is imported when it measures
+if TYPE_CHECKING:
+    from diffkit.pipeline import Pipeline
 
 
 class NegativeLogLikelihood(ModelMetric):
@@ -24,7 +26,7 @@ class NegativeLogLikelihood(ModelMetric):
     """
 
     kind: Literal["nll"] = "nll"
-    method: Method | None = None
+    method: Literal["vlb", "ode"] | None = None
     """The bound or the ODE; by default the bound, or the ODE where the process has no numbered times."""
     count: int = Field(64, ge=1)
     """Number of the data set's images, which the seed chooses."""
@@ -33,22 +35,30 @@ class NegativeLogLikelihood(ModelMetric):
 
     def settled(self, pipeline: Pipeline) -> NegativeLogLikelihood:
         """Fill in method and steps."""
+        from diffkit.likelihood import Method, walk_of
+
         method: Method = self.method or ("ode" if bound_refused(pipeline.recipe.process) else "vlb")
         steps, _ = walk_of(pipeline, method, self.steps)
         return self.model_copy(update={"method": method, "steps": steps})
 
     def images(self, images: Images, seed: int) -> list[int]:
         """Return the numbers of images that the seed chooses."""
+        from diffkit.likelihood import chosen_images
+
         return chosen_images(images, self.count, seed)
 
     def calls(self, pipeline: Pipeline) -> int:
         """Return how often the network sees each image."""
+        from diffkit.likelihood import walk_of
+
         return walk_of(pipeline, self.method or "vlb", self.steps)[1]
 
     def of_images(
         self, pipeline: Pipeline, images: Images, numbers: list[int], seed: int, on_call: Callable[[int], None]
     ) -> Tensor:
         """Return the bits per dimension of images: float64 ``[n]``."""
+        from diffkit.likelihood import evaluate_likelihood
+
         found = evaluate_likelihood(
             pipeline,
             images,
