@@ -38,6 +38,7 @@ COMMANDS = {
     "validate": "diffkit.cli.validate",
     "fill": "diffkit.cli.fill",
     "summary": "diffkit.cli.summary",
+    "bench": "diffkit.cli.bench",
     "plot": "diffkit.cli.plot",
     "components": "diffkit.cli.components",
     "schema": "diffkit.cli.schema",

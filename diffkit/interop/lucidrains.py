@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -82,6 +83,19 @@ class Lucidrains(Importer):
             if name.startswith("ema_model.")
         }
         return _Model(source, settings, data.get("version")).imported(averaged or raw, raw, int(data.get("step", 0)))
+
+    def of_state(self, state: Mapping[str, Tensor], settings: Mapping[str, Any], version: str) -> Imported:
+        """Read the state of a GaussianDiffusion that is in memory.
+
+        Args:
+            state: Its state dict.
+            settings: What it does not say, by the names in `SETTINGS`.
+            version: The library's version.
+
+        Raises:
+            UserError: If it means what diffkit cannot express.
+        """
+        return _Model(Source(Path(self.name), settings=settings), settings, version).imported(state, None, 0)
 
 
 class _Model:
