@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,15 +19,20 @@ from diffkit.diffusion.denoiser import make_denoise
 from diffkit.diffusion.generate import generate
 from diffkit.diffusion.guidance import Guidance
 from diffkit.diffusion.process import Level
-from diffkit.errors import CheckpointError, UserError, did_you_mean
+from diffkit.errors import UserError, did_you_mean
 from diffkit.nn.base import Ports
 from diffkit.random import ImageNoise, derive_seed
 from diffkit.recipe.rules import guidance_refused, spacing_refused, walk_refused
 from diffkit.recipe.tables import Recipe, Sample
+from diffkit.spec import AskedPath
 from diffkit.storage.checkpoint import read_weights, recipe_of
 from diffkit.storage.classifier import read_classifier
+from diffkit.storage.fit import build_with
 from diffkit.storage.reconstruct import reconstruct
-from diffkit.storage.runs import Weights, find_weights
+from diffkit.storage.runs import Weights, find_weights, home_of
+
+LARGEST_BATCH = 2**32
+"""Images that are sampled at once have no more numbers together."""
 
 
 def build_network(recipe: Recipe, data: DataInfo, device: torch.device | str = "cpu") -> nn.Module:
@@ -66,6 +72,8 @@ class Pipeline:
         network: The network; put into evaluation mode.
         device: Where the network is.
         weights: Which of the model's weights the network has.
+        home: The folder of the model, where the recipe was read from a model's file: files outside of it that the
+            recipe itself names are not opened. None for a recipe of the user's own.
     """
 
     def __init__(
@@ -75,12 +83,15 @@ class Pipeline:
         network: nn.Module,
         device: torch.device | str = "cpu",
         weights: Weights = "ema",
+        *,
+        home: Path | None = None,
     ) -> None:
         self.recipe = recipe
         self.data = data
         self.network = network.eval()
         self.device = torch.device(device)
         self.weights = weights
+        self._unasked = set() if home is None else _files_outside(recipe.sample.guidance, home)
         self._guides: dict[Path, nn.Module] = {}
         self._classifiers: dict[Path, nn.Module] = {}
 
@@ -90,6 +101,8 @@ class Pipeline:
         path: str | Path,
         weights: Weights = "ema",
         device: torch.device | str = "cpu",
+        *,
+        open_named: bool = False,
     ) -> Pipeline:
         """Load a run folder, a checkpoint folder or a weights file. Runs no code that lies beside it.
 
@@ -100,6 +113,8 @@ class Pipeline:
             weights: The averaged weights, those of the last step, or a number: the average of that length, made of the
                 run's snapshots (`diffkit.storage.reconstruct`).
             device: Where the network goes.
+            open_named: Also open files outside of the model's folder where its recipe names them: those of its
+                guidance. By default sampling refuses to.
 
         Raises:
             CheckpointError: If there is no whole checkpoint, or its recipe needs a plugin that isn't loaded.
@@ -112,12 +127,8 @@ class Pipeline:
         else:
             header, tensors = reconstruct(file, weights)
         recipe = recipe_of(header, file)
-        network = build_network(recipe, header.data, device)
-        try:
-            network.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise CheckpointError(f"{file}: the weights don't fit the recipe: {error}") from None
-        return cls(recipe, header.data, network, device, weights)
+        network = build_with(tensors, lambda where: build_network(recipe, header.data, where), device, file)
+        return cls(recipe, header.data, network, device, weights, home=None if open_named else home_of(file))
 
     def dataset(self, split: Split | None = None) -> Dataset:
         """Return a part of the data set that the model was trained on.
@@ -316,6 +327,11 @@ class Pipeline:
         settings = settings or self.recipe.sample
         self.check(settings)
         shape = self.shape(size)
+        if settings.batch_size * math.prod(shape) > LARGEST_BATCH:
+            raise UserError(
+                f"batch_size = {settings.batch_size}: so many images of {_sizes(shape)} (channels x height x width) at "
+                f"once have more than {LARGEST_BATCH:,} numbers: lower it to {LARGEST_BATCH // math.prod(shape):,}"
+            )
         self.check_condition(condition, size)
         self.check_vectors(vectors)
         levels = settings.spacing.levels(self.recipe.process, settings.steps)
@@ -385,6 +401,18 @@ class Pipeline:
         )
         return _told(denoise, on_call)
 
+    def _check_asked(self, name: str, file: Path) -> None:
+        """Check that it isn't only the model's file that wants another one to be opened.
+
+        Raises:
+            UserError: If it is.
+        """
+        if file in self._unasked and not isinstance(file, AskedPath):
+            raise UserError(
+                f"guidance.{name} = {file}: only the model's own file names this, and it lies outside of the model's "
+                f"folder: if you want it to be opened, say guidance.{name}={file}"
+            )
+
     def _guide(self, guidance: Guidance) -> nn.Module | None:
         """Return the second network that a guidance asks for, loaded once.
 
@@ -394,6 +422,7 @@ class Pipeline:
         file = guidance.guide_file
         if file is None:
             return None
+        self._check_asked("guide", file)
         if file not in self._guides:
             guide = Pipeline.load(file, device=self.device)
             mine, its = (
@@ -423,6 +452,7 @@ class Pipeline:
         file = guidance.classifier_file
         if file is None:
             return None
+        self._check_asked("classifier", file)
         if file not in self._classifiers:
             trained = read_classifier(file, self.device)
             other = [
@@ -436,6 +466,12 @@ class Pipeline:
                 )
             self._classifiers[file] = trained.network
         return self._classifiers[file]
+
+
+def _files_outside(guidance: Guidance, home: Path) -> set[Path]:
+    """Return the files of a guidance that lie outside of a folder, links followed."""
+    files = (guidance.guide_file, guidance.classifier_file)
+    return {file for file in files if file is not None and not file.resolve().is_relative_to(home.resolve())}
 
 
 def _sizes(shape: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from diffkit.data.decode import UnreadablePictureError, decode_as_is
+from diffkit.data.numpy_files import read_npy
 from diffkit.diffusion.process import half_log_snr
 from diffkit.distributed import Workers
 from diffkit.errors import RecipeError, UserError
@@ -162,11 +163,10 @@ def read_vectors(pipeline: Pipeline, file: Path | None) -> torch.Tensor | None:
     vectors = None
     if file is not None:
         try:
-            array = np.load(file, allow_pickle=False)
-            vectors = torch.from_numpy(np.asarray(array, dtype=np.float32))
+            vectors = torch.from_numpy(np.array(read_npy(file), dtype=np.float32))
         except OSError as error:
             raise UserError(f"vectors: {file}: cannot be read: {error.strerror or error}") from None
-        except (ValueError, TypeError, EOFError) as error:
+        except Exception as error:  # NumPy's parser of headers raises anything at all on damaged ones
             raise UserError(f"vectors: {file}: not a .npy file of numbers ({error})") from None
     pipeline.check_vectors(vectors)
     return vectors

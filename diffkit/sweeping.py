@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from diffkit import __version__
+from diffkit.bounds import parse_json
 from diffkit.errors import Interrupted, RecipeError, UserError
 from diffkit.evaluating import Given, Reference, about_model, about_sampling, digest_of, identity_of, sample_and_see
 from diffkit.evaluation.base import Jackknife, Score
@@ -25,6 +27,9 @@ from diffkit.pipeline import Pipeline
 from diffkit.recipe.tables import Sample
 from diffkit.sampling import sample_settings
 from diffkit.storage.files import sync, write_atomically
+
+KEY = re.compile(r"[0-9a-f]{1,128}")
+"""What a cell's key looks like: a hash, and no path that leads elsewhere."""
 
 CELLS = "cells.jsonl"
 """One line a cell that is done."""
@@ -275,7 +280,9 @@ class _Notes:
         for line in self._file.read_bytes().split(b"\n") if self._file.exists() else ():
             with contextlib.suppress(ValueError, KeyError, TypeError, OSError, SafetensorError):
                 # what a killed process left half written, or somebody damaged, is done again
-                report = json.loads(line)
+                report = parse_json(line)
+                if not KEY.fullmatch(report["key"]):
+                    continue
                 content = self._beside(report["key"]).read_bytes()
                 if hashlib.sha256(content).hexdigest() == report["jackknife"]:
                     self.written[report["key"]] = report, _unpacked(report["scores"], content)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Literal
 
+from diffkit.bounds import parse_json
 from diffkit.callbacks.base import Callback, Run
 from diffkit.plugins.hookspecs import hookimpl
 
@@ -25,7 +26,7 @@ class Jsonl(Callback):
         file = run.folder / "metrics.jsonl"
         if not file.exists():
             return
-        kept = [line for line in file.read_text().splitlines() if _step(line) <= run.step]
+        kept = [line for line in file.read_text(errors="replace").splitlines() if _step(line) <= run.step]
         temporary = file.with_name(".tmp-metrics.jsonl")
         temporary.write_text("".join(f"{line}\n" for line in kept))
         temporary.replace(file)
@@ -41,6 +42,6 @@ class Jsonl(Callback):
 def _step(line: str) -> float:
     """Return a line's step; a line that was cut short counts as later than all."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        return int(parse_json(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError):
         return float("inf")

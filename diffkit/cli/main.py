@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from diffkit import __version__
+from diffkit.bounds import printable
 from diffkit.errors import DiffkitError, PluginError, did_you_mean, exit_code_of
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -141,7 +142,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(_message(error, given), file=sys.stderr)
+        print(printable(_message(error, given)), file=sys.stderr)
         sys.exit(exit_code_of(error))
     sys.exit(0)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from diffkit.data.base import DataInfo, Dataset, Images
 from diffkit.data.memory import InMemory
-from diffkit.errors import DataError, did_you_mean
+from diffkit.data.numpy_files import read_header, read_member, read_npy
+from diffkit.errors import DataError
 from diffkit.spec import FilePath, Many
 
 GIB = 2**30
@@ -83,12 +84,11 @@ class Arrays(Dataset):
         is_large = int(np.prod(shape, dtype=np.int64)) > self.memory_limit * GIB
         with _explained(self.path):
             if self.path.suffix == ".npz":
-                with np.load(self.path, allow_pickle=False) as file:
-                    array = file[self.images_key]
+                array = read_member(self.path, self.images_key, "data.images_key")
             else:
-                array = np.load(self.path, mmap_mode="r" if is_large else None, allow_pickle=False)
+                array = read_npy(self.path)
         mapped = MappedImages(array, self.layout, labels)
-        if isinstance(array, np.memmap):
+        if is_large and isinstance(array, np.memmap):
             return mapped
         return InMemory(mapped.pixels(torch.arange(len(mapped))), labels, vectors)
 
@@ -96,12 +96,12 @@ class Arrays(Dataset):
         """Return shape and type of the images without reading them."""
         with _explained(self.path):
             if self.path.suffix == ".npy":
-                array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-                if not isinstance(array, np.ndarray):
+                if zipfile.is_zipfile(self.path):
                     raise DataError(f"{self.path}: this is a .npz file: name it so")
+                array = read_npy(self.path)
                 return array.shape, array.dtype
             if self.path.suffix == ".npz":
-                return _header_in_npz(self.path, self.images_key, "data.images_key")
+                return read_header(self.path, self.images_key, "data.images_key")
         raise DataError(f"{self.path}: data.path names a .npy or .npz file")
 
     def _check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -135,15 +135,13 @@ class Arrays(Dataset):
                 )
             source = f"{self.path}: '{self.labels_key}'"
             with _explained(self.path):
-                _header_in_npz(self.path, self.labels_key, "data.labels_key")
-                with np.load(self.path, allow_pickle=False) as file:
-                    labels = file[self.labels_key]
+                labels = read_member(self.path, self.labels_key, "data.labels_key")
         elif self.labels_path is not None:
             source = str(self.labels_path)
             with _explained(self.labels_path):
-                labels = np.load(self.labels_path, allow_pickle=False)
-            if not isinstance(labels, np.ndarray):
-                raise DataError(f"{source}: data.labels_path names a .npy file")
+                if zipfile.is_zipfile(self.labels_path):
+                    raise DataError(f"{source}: data.labels_path names a .npy file")
+                labels = read_npy(self.labels_path)
         else:
             return None
         if labels.dtype.kind not in "iu" or labels.shape != (count,):
@@ -170,9 +168,7 @@ class Arrays(Dataset):
         if self.path.suffix != ".npz":
             raise DataError(f"{self.path}: data.vectors_key is for .npz files: save images and vectors in one")
         with _explained(self.path):
-            _header_in_npz(self.path, self.vectors_key, "data.vectors_key")
-            with np.load(self.path, allow_pickle=False) as file:
-                vectors = file[self.vectors_key]
+            vectors = read_member(self.path, self.vectors_key, "data.vectors_key")
         source = f"{self.path}: '{self.vectors_key}'"
         if vectors.dtype.kind not in "iuf" or vectors.ndim != 2 or len(vectors) != count or vectors.shape[1] == 0:
             raise DataError(
@@ -220,19 +216,6 @@ class MappedImages(Images):
     def labels(self, indices: Tensor) -> Tensor | None:
         """Return labels as int64 ``[n]``; None without labels."""
         return None if self._labels is None else self._labels[indices]
-
-
-def _header_in_npz(path: Path, key: str, setting: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    with zipfile.ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        if key not in names:
-            text = f"no array '{key}' in it.{did_you_mean(key, names)} There are: {', '.join(names) or 'none'}. "
-            raise DataError(f"{path}: {text}Set {setting}")
-        with archive.open(f"{key}.npy") as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(stream)
-    return shape, dtype
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from diffkit.bounds import LARGEST_IMAGE
 from diffkit.errors import UserError
 from diffkit.spec import Component
 
@@ -37,6 +39,32 @@ class DataInfo:
     def shape(self) -> tuple[int, int, int]:
         """Shape ``(C, H, W)`` of one image."""
         return self.channels, self.height, self.width
+
+
+LARGEST_COUNT = 2**20
+"""No images have more classes, and none comes with a longer vector."""
+
+
+def read_info(said: Any) -> DataInfo:
+    """Return what a file says of a model's images, with every value checked.
+
+    Args:
+        said: The attributes of a `DataInfo`, as JSON gives them.
+
+    Raises:
+        ValueError: If they are of no images that a model could be of.
+    """
+    if not isinstance(said, dict):
+        raise ValueError("no table of sizes and classes")
+    info = DataInfo(**{"vector": 0, **said, "classes": tuple(said.get("classes", ()))})
+    sizes = (info.channels, info.height, info.width)
+    if any(type(size) is not int or size < 1 for size in sizes) or math.prod(sizes) > LARGEST_IMAGE:
+        raise ValueError(f"images of the sizes {sizes}")
+    if type(info.vector) is not int or not 0 <= info.vector <= LARGEST_COUNT:
+        raise ValueError(f"vectors of the size {info.vector}")
+    if len(info.classes) > LARGEST_COUNT or not all(isinstance(name, str) for name in info.classes):
+        raise ValueError("classes without names, or too many")
+    return info
 
 
 class Images(ABC):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal, cast
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ ARCHIVE = RemoteFile(
 IMAGES_PER_FILE = 10_000
 RECORD = 1 + 3 * 32 * 32
 """Bytes of an image in a file: its label, then its red, green and blue plane, row by row."""
+
+LARGEST_UNPACKED = 2**28
+"""Bytes; the archive has 184 million."""
 
 
 class Cifar10(Dataset):
@@ -57,7 +61,7 @@ class Cifar10(Dataset):
         source = self._source(names)
         try:
             contents = _from_archive(source, names) if source.is_file() else _from_folder(source, names)
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError) as error:
             raise DataError(f"{source}: damaged archive ({error}): fetch it anew") from None
         except OSError as error:  # gzip's own error is one too, without an errno
             raise DataError(f"{source}: cannot be read: {error.strerror or error}") from None
@@ -93,7 +97,7 @@ def _from_archive(archive: Path, names: list[str]) -> dict[str, bytes]:
     """Read members by their exact names. Nothing is written to the disk, whatever the archive says."""
     wanted = {f"{FOLDER}/{name}": name for name in names}
     contents: dict[str, bytes] = {}
-    with tarfile.open(archive, "r|gz") as tar:
+    with gzip.open(archive) as unpacked, tarfile.open(mode="r|", fileobj=cast(IO[bytes], _Limited(unpacked))) as tar:
         for member in tar:
             name = wanted.get(member.name.removeprefix("./"))
             stream = tar.extractfile(member) if name and member.isreg() else None
@@ -103,6 +107,20 @@ def _from_archive(archive: Path, names: list[str]) -> dict[str, bytes]:
                 break
     _check_complete(contents, archive, names)
     return contents
+
+
+class _Limited:
+    """What is unpacked, as far as an archive of CIFAR-10 can be long: others may be without end."""
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self._stream, self._left = stream, LARGEST_UNPACKED
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(min(size, self._left + 1))
+        self._left -= len(content)
+        if self._left < 0:
+            raise tarfile.ReadError(f"unpacked, it has more than {LARGEST_UNPACKED:,} bytes")
+        return content
 
 
 def _check_complete(contents: Mapping[str, bytes], archive: Path, names: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,34 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", 
 
 LARGEST = 89_478_485
 """Number of pixels above which a picture is refused: it would take more than a quarter of a GiB."""
+
+
+class Budget:
+    """Pixels that all threads together may have decoded, in their own size, at one time.
+
+    Args:
+        pixels: How many; at least as many as the largest picture has.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self._left, self._changed = pixels, threading.Condition()
+
+    @contextlib.contextmanager
+    def of(self, pixels: int) -> Iterator[None]:
+        """Take so many, once there are so many left, and give them back."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= pixels)
+            self._left -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += pixels
+                self._changed.notify_all()
+
+
+IN_MEMORY = Budget(2 * LARGEST)
+"""A pixel takes up to 16 bytes on its way, so that all threads take up to 3 GB, whatever the pictures are."""
 
 
 class UnreadablePictureError(Exception):
@@ -91,7 +120,8 @@ def _upright(file: Path) -> Iterator[Image.Image]:
     try:  # of a stream, since Pillow maps some TIFF files that it opens by name, and then turns them wrongly
         with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as picture:
             _check_size(picture)
-            yield ImageOps.exif_transpose(_in_8_bits(picture))
+            with IN_MEMORY.of(picture.width * picture.height):
+                yield ImageOps.exif_transpose(_in_8_bits(picture))
     except Exception as error:  # Pillow's parsers raise anything at all on damaged files
         raise _unreadable(error) from None
 

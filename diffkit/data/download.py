@@ -19,6 +19,9 @@ TIMEOUT = 30.0
 
 CHUNK = 2**18
 
+LARGEST = 2**30
+"""No file of a data set is longer, in bytes: a server that sends more sends something else."""
+
 
 class Unavailable(Exception):
     """A file cannot be had, from any place."""
@@ -123,6 +126,9 @@ class ResumingDownloader:
             progress_bar(self._name, total, done, is_bytes=True) as advance,
         ):
             for chunk in response.raw.stream(CHUNK, decode_content=False):
+                done += len(chunk)
+                if done > LARGEST:
+                    raise ValueError(f"more than {LARGEST} bytes")
                 out.write(chunk)
                 advance(len(chunk))
         if total is not None and self._size() < total:  # older versions of urllib3 don't say so

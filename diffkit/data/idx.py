@@ -22,6 +22,9 @@ GZIP = b"\x1f\x8b"
 GZIP_RATIO = 1032
 """No DEFLATE stream grows by more than this factor (zlib's technical details)."""
 
+LARGEST = 2**30
+"""No data set of this format has a file of more bytes."""
+
 
 def read_idx(file: Path, axes: int) -> NDArray[np.uint8]:
     """Read an IDX file of unsigned bytes, compressed by gzip or not, which its first bytes tell.
@@ -34,6 +37,8 @@ def read_idx(file: Path, axes: int) -> NDArray[np.uint8]:
         DataError: If it cannot be read, is not such a file, is cut off, or is too long.
     """
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise DataError(f"{file}: not a regular file")
         with file.open("rb") as plain:
             is_gzip = plain.read(2) == GZIP
             plain.seek(0)
@@ -60,6 +65,8 @@ def _read(stream: IO[bytes], file: Path, axes: int, longest: int) -> NDArray[np.
     size = math.prod(shape)
     if size == 0:
         raise DataError(f"{file}: empty: its header says {'×'.join(map(str, shape))}")
+    if size > LARGEST:
+        raise DataError(f"{file}: its header says {'×'.join(map(str, shape))} bytes, and {LARGEST} are allowed")
     # The header is believed only as far as the file can be long: a wrong one must not take all memory.
     content = stream.read(min(size, longest) + 1)
     if len(content) != size:

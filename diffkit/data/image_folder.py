@@ -256,13 +256,18 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
-def _pictures_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Yield the pictures in a folder and in the folders in it, in the order of names; links are followed once."""
-    real = folder.resolve()
-    if real in above:  # a link to a folder that it lies in
-        return
-    for path in _visible(folder):
-        if _is_picture(path):
+def _pictures_below(folder: Path) -> Iterator[Path]:
+    """Yield the pictures in a folder and in the folders in it, in the order of names.
+
+    Links are followed, but a folder that several lead to is visited once: else a few of them would lead to each other
+    in more ways than can be walked.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [(folder, False)]
+    while waiting:
+        path, is_picture = waiting.pop()
+        if is_picture:
             yield path
-        elif path.is_dir():
-            yield from _pictures_below(path, above | {real})
+        elif path.is_dir() and (found := (path.stat().st_dev, path.stat().st_ino)) not in seen:
+            seen.add(found)
+            waiting += [(inner, _is_picture(inner)) for inner in reversed(_visible(path))]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal, NoReturn, Self
 
 from pydantic import Field, model_validator
 
-from diffkit.data.base import DataInfo, Dataset
+from diffkit.data.base import LARGEST_COUNT, DataInfo, Dataset
 from diffkit.errors import DataError
 from diffkit.spec import Many
 
@@ -18,21 +19,21 @@ class Unspecified(Dataset):
     """
 
     kind: Literal["unspecified"] = "unspecified"
-    channels: int = Field(3, ge=1)
+    channels: int = Field(3, ge=1, le=65_536)
     """Number of channels."""
-    height: int = Field(ge=1)
+    height: int = Field(ge=1, le=65_536)
     """Height in pixels."""
-    width: int = Field(ge=1)
+    width: int = Field(ge=1, le=65_536)
     """Width in pixels."""
-    classes: Many[str] = ()
+    classes: Many[str] = Field((), max_length=LARGEST_COUNT)
     """Names of the classes, in the order of their labels; empty without labels."""
 
-    vector: int = Field(0, ge=0)
+    vector: int = Field(0, ge=0, le=LARGEST_COUNT)
     """Size of the vector that conditions the network; 0 for none."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        twice = sorted(name for name, count in Counter(self.classes).items() if count > 1)
         if twice:
             raise ValueError(f"classes has {', '.join(twice)} more than once: each class needs a name of its own")
         return self

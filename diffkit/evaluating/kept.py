@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -38,9 +40,10 @@ class Kept:
         self._numbers: set[int] = set()
         if folder is not None and self._workers.is_first:
             for file in sorted(folder.glob("*.safetensors")):
-                content = file.read_bytes()
+                content = file.read_bytes() if file.is_file() else b""
                 if _name(content) == file.name:
-                    self._take(safetensors.torch.load(content))
+                    with contextlib.suppress(safetensors.SafetensorError, ValueError, KeyError, IndexError):
+                        self._take(safetensors.torch.load(content))  # or somebody else's: it is found again
 
     def add(self, numbers: range, rows: Rows) -> None:
         """Keep what was found of images."""

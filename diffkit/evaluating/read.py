@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from diffkit.data.base import DataInfo
 from diffkit.data.decode import SUFFIXES, UnreadablePictureError, decode_as_is
+from diffkit.data.numpy_files import has_member, read_member
 from diffkit.data.progress import progress_bar
 from diffkit.errors import UserError
 from diffkit.evaluating.reference import Part
@@ -58,10 +58,9 @@ def _read_picture(file: Path, data: DataInfo) -> NDArray[np.uint8]:
 
 def _read_npz(file: Path) -> Part:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            images = arrays["images"]
-            labels = arrays.get("labels")
-    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
+        images = read_member(file, "images")
+        labels = read_member(file, "labels") if has_member(file, "labels") else None
+    except Exception as error:  # the parsers of archives and headers raise anything at all on damaged ones
         raise UserError(f"images = {file}: not an npz file with 'images': {error}") from None
     if images.dtype != np.uint8 or images.ndim != 4:
         raise UserError(f"images = {file}: images are uint8 [N, H, W, C], not {images.dtype} {list(images.shape)}")

@@ -8,7 +8,7 @@ run code is read: pickled files only through ``torch.load(weights_only=True)``, 
 from __future__ import annotations
 
 import functools
-import pickle
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ from diffkit.recipe.tables import Recipe
 from diffkit.recipe.write import to_toml
 from diffkit.storage.checkpoint import EMA, MODEL, make_header
 from diffkit.storage.files import new_folder
+from diffkit.storage.fit import build_with
 from diffkit.storage.runs import RECIPE
 
 ALLOW_PICKLE = "--allow-pickled-weights"
@@ -75,10 +76,68 @@ class Source:
 def _unpickled(file: Path, written: int) -> Any:
     """Read a file once, as long as it is the same: who recognizes it and who reads it both want to see it."""
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, IndexError, AttributeError) as error:
+        size = file.stat().st_size
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                if sum(member.file_size for member in archive.infolist()) > MOST_GROWTH * size:
+                    raise ValueError(f"its parts are more than {MOST_GROWTH} times longer than the file")
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        _check_content(content, MOST_GROWTH * size + SLACK)
+        return content
+    except OSError:
+        raise
+    except Exception as error:  # torch's reader raises anything at all on damaged files
         first = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"{file}: not a file of tensors and plain values ({first})") from None
+
+
+MOST_GROWTH = 2
+"""What a file holds is at most so many times longer: torch doesn't compress, but tensors may share numbers."""
+
+SLACK = 2**20
+"""Bytes that small tensors of small files may take besides."""
+
+MOST_VALUES = 10**6
+"""No file holds more tensors and other values; a value that is held in two places counts twice."""
+
+DEEPEST = 16
+"""Tables in files are nested no deeper."""
+
+
+def _check_content(content: Any, largest: int) -> None:
+    """Check that unpickled values are few, plain, and tensors no larger than the file that they came from.
+
+    Raises:
+        ValueError: If they aren't: a few bytes of a pickle can stand for tables of tables, or for a tensor that shows
+            one number a million times.
+    """
+    level, values, size = [content], 0, 0
+    for _ in range(DEEPEST):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, Tensor):
+                if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+                    raise ValueError("a tensor that is not a plain one")
+                size += value.numel() * value.element_size()
+            elif isinstance(value, dict):
+                below += [*value, *value.values()]
+            elif isinstance(value, list | tuple | set):
+                below += value
+            elif not isinstance(value, PLAIN) or (type(value) is int and value.bit_length() > 64):
+                raise ValueError(f"a value of the type {type(value).__name__}, or one too large")
+            if values + len(below) > MOST_VALUES:
+                raise ValueError(f"more than {MOST_VALUES} values")
+        values += len(below)
+        level = below
+        if size > largest:
+            raise ValueError(f"tensors of {size} bytes in a file of less")
+        if not level:
+            return
+    raise ValueError(f"tables nested deeper than {DEEPEST}")
+
+
+PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.Size, type(None))
+"""What a file may hold besides tensors and tables."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +153,7 @@ class Imported:
         step: Number of optimizer steps taken, as far as it is known.
         measure: Returns the largest difference between the outputs of diffkit's network and the library's own, for
             the same random inputs; None where the library is not installed.
+        home: The folder of the model: files outside of it that the recipe names are not opened.
         by_steps: Whether the sampling is that library's of the number of steps that was asked for.
     """
 
@@ -105,6 +165,7 @@ class Imported:
     step: int = 0
     measure: Callable[[nn.Module], float] | None = None
     by_steps: bool = False
+    home: Path | None = None
 
     def validated(self) -> Recipe:
         """Return the checked recipe.
@@ -123,17 +184,14 @@ class Imported:
         Raises:
             CheckpointError: If the weights don't fit the recipe.
         """
-        network = build_network(self.validated(), self.data)
-        try:
-            network.load_state_dict(self.tensors if tensors is None else tensors)
-        except RuntimeError as error:
-            raise CheckpointError(f"the weights don't fit the network: {error}") from None
-        return network
+        recipe = self.validated()
+        chosen = self.tensors if tensors is None else tensors
+        return build_with(chosen, lambda where: build_network(recipe, self.data, where), "cpu", recipe.name)
 
     def pipeline(self, device: torch.device | str = "cpu", weights: Literal["ema", "raw"] = "ema") -> Pipeline:
         """Return the model, ready to sample from: with the weights for that, or those of the last training step."""
         network = self.network(self.raw if weights == "raw" else None)
-        return Pipeline(self.validated(), self.data, network.to(device), device, weights)
+        return Pipeline(self.validated(), self.data, network.to(device), device, weights, home=self.home)
 
     def write(self, folder: Path) -> list[Path]:
         """Write a folder that `diffkit sample` takes: the recipe, and weights with it in their header.

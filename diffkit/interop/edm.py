@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from diffkit.data.base import DataInfo
+from diffkit.data.base import LARGEST_COUNT, DataInfo
 from diffkit.errors import CheckpointError, UserError
 from diffkit.interop.base import Imported, Importer, Source
 from diffkit.interop.guided_diffusion import given_beside
@@ -62,9 +62,9 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     class_name: str
-    img_resolution: int
-    img_channels: int
-    label_dim: int = 0
+    img_resolution: int = Field(ge=1, le=65_536)
+    img_channels: int = Field(ge=1, le=65_536)
+    label_dim: int = Field(0, ge=0, le=LARGEST_COUNT)
     use_fp16: bool = False
     sigma_min: float = 0.0
     sigma_max: float = float("inf")
@@ -72,9 +72,9 @@ class _Settings(BaseModel):
     model_type: Literal["SongUNet", "DhariwalUNet"] = "DhariwalUNet"
     augment_dim: int = 0
     model_channels: int | None = None
-    channel_mult: list[int] | None = None
+    channel_mult: list[int] | None = Field(None, min_length=1, max_length=16)
     channel_mult_emb: int = 4
-    num_blocks: int | None = None
+    num_blocks: int | None = Field(None, ge=1, le=100)
     attn_resolutions: list[int] | None = None
     dropout: float = 0.1
     label_dropout: float = 0.0

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from diffkit.errors import UserError, did_you_mean
+from diffkit.errors import CheckpointError, UserError, did_you_mean
 from diffkit.interop.base import Exporter, Imported, Importer, Source
 from diffkit.interop.diffusers.read import DiffusersImporter
 from diffkit.interop.diffusers.write import DiffusersExporter
@@ -18,7 +18,7 @@ from diffkit.interop.guided_diffusion import GuidedDiffusion, ImprovedDiffusion
 from diffkit.interop.lucidrains import Lucidrains
 from diffkit.interop.network_file import Onnx, TorchExport
 from diffkit.pipeline import Pipeline
-from diffkit.storage.runs import Weights
+from diffkit.storage.runs import Weights, home_of
 
 Format = TypeVar("Format", Importer, Exporter)
 
@@ -44,15 +44,30 @@ def read_foreign(source: Source, format: str | None = None) -> Imported:
         UserError: If it is of no known format, or cannot be expressed exactly.
     """
     if format is not None:
-        return find(importers(), format).read(source)
+        return _read(find(importers(), format), source)
     if not source.path.exists():
         beside = [other.name for other in source.path.parent.glob("*")] if source.path.parent.is_dir() else []
         raise UserError(f"{source.path}: no such file or folder.{did_you_mean(source.path.name, beside)}")
     for importer in importers():
         if importer.recognizes(source):
-            return importer.read(source)
+            return _read(importer, source)
     known = "; ".join(f"{importer.name}: {importer.takes}" for importer in importers())
     raise UserError(f"{source.path}: a model of no known format. Known: {known}")
+
+
+def _read(importer: Importer, source: Source) -> Imported:
+    try:
+        return replace(importer.read(source), home=home_of(source.path))
+    except UNFIT as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise CheckpointError(
+            f"{source.path}: damaged, or not a model that {importer.name} has written: what is in it does not fit "
+            f"together ({reason})"
+        ) from error
+
+
+UNFIT = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError)
+"""What importers run into where a file lacks tensors, or has them in other shapes than its library gives them."""
 
 
 def load_any(

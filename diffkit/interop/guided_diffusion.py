@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffkit.data.base import DataInfo
+from diffkit.bounds import parse_json, parse_toml, read_bytes
+from diffkit.data.base import LARGEST_COUNT, DataInfo
 from diffkit.errors import UserError, did_you_mean
 from diffkit.interop.base import Imported, Importer, Source
 from diffkit.interop.tensors import Remaining, from_heads, tensors_of, words
@@ -73,6 +72,9 @@ MULTIPLIERS = {
 
 FLAG_FILES = (".toml", ".json")
 """The endings of a file of flags beside the weights, in the order they are looked for."""
+
+LARGEST_FLAG = 1_000_000
+"""No number of steps, channels, blocks or pixels of a side is larger."""
 
 EPS = 1e-5
 
@@ -201,6 +203,11 @@ class _Model:
         """Return the model in diffkit's terms."""
         flags = self.flags
         classes = self.state["label_emb.weight"].shape[0] if flags["class_cond"] else 0
+        if classes > LARGEST_COUNT:
+            raise UserError(f"{self.source.path}: {classes} classes, and {LARGEST_COUNT} are allowed")
+        for name in ("diffusion_steps", "image_size", "num_res_blocks", "num_channels"):
+            if not 1 <= flags[name] <= LARGEST_FLAG:
+                raise self._refuse(name, f"should be 1 to {LARGEST_FLAG}")
         size = flags["image_size"]
         data = DataInfo(self.channels, size, size, tuple(map(str, range(classes))))
         spacing, steps = self._spacing()
@@ -458,7 +465,8 @@ def given_beside(source: Source) -> dict[str, Any]:
 
 def _read_flags(file: Path) -> dict[str, Any]:
     try:
-        flags = tomllib.loads(file.read_text()) if file.suffix == ".toml" else json.loads(file.read_text())
+        text = read_bytes(file).decode()
+        flags = parse_toml(text) if file.suffix == ".toml" else parse_json(text)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
     if not isinstance(flags, dict):
@@ -478,6 +486,6 @@ def _as(value: Any, default: Flag, name: str) -> Flag:
         if isinstance(default, bool):
             return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
         return type(default)(value)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         kind = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
         raise UserError(f"{name} = {value!r}: should be {kind}") from None

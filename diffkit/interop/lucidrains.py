@@ -170,7 +170,7 @@ class _Model:
     def _size(self) -> tuple[int, int]:
         size = self.settings.get("image_size")
         sides = [size, size] if isinstance(size, int) else size
-        if not isinstance(sides, list) or len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+        if not isinstance(sides, list) or len(sides) != 2 or not all(map(_is_side, sides)):
             raise self._fail("its images' size is not in the weights: say image_size=N, or image_size=[height, width]")
         return sides[0], sides[1]
 
@@ -313,6 +313,10 @@ class _Model:
         if f"{theirs}.mem_kv" in take:
             out[f"{ours}.memory"] = take.take(f"{theirs}.mem_kv").transpose(2, 3)
         return {**out, **_norm(take, f"{theirs}.to_out.1", f"{ours}.norm_out", bias=has_bias)}
+
+
+def _is_side(side: Any) -> bool:
+    return type(side) is int and 1 <= side <= 65_536
 
 
 def _inside(unet: Mapping[str, Tensor], place: str) -> str:

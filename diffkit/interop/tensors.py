@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import io
+import pickle
 import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -14,7 +17,7 @@ from torch import Tensor
 from diffkit.errors import CheckpointError, did_you_mean
 from diffkit.interop.base import Source
 
-LARGEST_PICKLE = 2**26
+LARGEST_PICKLE = 2**23
 """No pickle of names and sizes is longer, in bytes; the numbers lie beside it."""
 
 LEGACY_PICKLES = 5
@@ -27,6 +30,15 @@ def words(path: Path) -> frozenset[str]:
     A file that cannot be read so has no words.
     """
     try:
+        return _words(path, path.stat().st_mtime_ns)
+    except OSError:
+        return frozenset()
+
+
+@functools.lru_cache(maxsize=4)
+def _words(path: Path, written: int) -> frozenset[str]:
+    """Read a file once, as long as it is the same, for all who want to see whether they know it."""
+    try:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, "pt") as file:
                 return frozenset(file.keys())
@@ -37,9 +49,12 @@ def words(path: Path) -> frozenset[str]:
                         with archive.open(name) as pickled:
                             return frozenset(_texts(pickled))
                 return frozenset()
-        with path.open("rb") as file:
-            return frozenset(text for _ in range(LEGACY_PICKLES) for text in _texts(file))
-    except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError):
+        with path.open("rb") as stream:
+            if stream.read(1) != pickle.PROTO:
+                return frozenset()
+            beginning = io.BytesIO(pickle.PROTO + stream.read(LARGEST_PICKLE))
+            return frozenset(text for _ in range(LEGACY_PICKLES) for text in _texts(beginning))
+    except Exception:  # the parsers of archives and pickles raise anything at all on damaged files
         return frozenset()
 
 
@@ -52,7 +67,7 @@ def tensors_of(source: Source) -> dict[str, Tensor]:
     if source.path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(source.path)
-        except (OSError, safetensors.SafetensorError) as error:
+        except (OSError, safetensors.SafetensorError, ValueError, TypeError, MemoryError) as error:
             raise CheckpointError(f"{source.path}: cannot be read: {error}") from None
     state = source.unpickled()
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from diffkit import bounds
 from diffkit.errors import Problem, RecipeError, UserError
 from diffkit.recipe.overrides import apply_override
 from diffkit.recipe.rules import find_problems
@@ -63,13 +64,15 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     Raises:
         UserError: With the line of the mistake.
     """
+    if len(text) > LARGEST_FILE:
+        raise UserError(f"{source}: too long for a recipe, which has at most {LARGEST_FILE} bytes")
     try:
-        return tomllib.loads(text)
+        return bounds.parse_toml(text)
     except tomllib.TOMLDecodeError as error:
         message = str(error)
         raise UserError(f"{source}: not valid TOML: {message[:1].lower()}{message[1:]}") from None
-    except (ValueError, RecursionError):  # an integer of thousands of digits, or thousands of nested arrays
-        raise UserError(f"{source}: not usable TOML: a number is too long or arrays are nested too deep") from None
+    except ValueError as error:
+        raise UserError(f"{source}: not usable TOML: {error}") from None
 
 
 def validate(document: dict[str, Any], source: str, folder: Path | None = None, *, cross_check: bool = True) -> Recipe:

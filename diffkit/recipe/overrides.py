@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
 from typing import Any
 
+from diffkit.bounds import parse_toml
 from diffkit.errors import UserError
 from diffkit.spec import CommandLineText
 
@@ -47,7 +47,7 @@ def _step_into(place: Any, part: str, path: str, override: str) -> Any:
 
 
 def _index(items: list[Any], part: str, path: str, override: str) -> int:
-    if not part.isdecimal() or int(part) >= len(items):
+    if not part.isdecimal() or len(part) > 9 or int(part) >= len(items):
         allowed = f"0 to {len(items) - 1}" if items else "none, it is empty"
         raise UserError(f"'{override}': {path} must be the number of an item of the array: {allowed}")
     return int(part)
@@ -55,8 +55,8 @@ def _index(items: list[Any], part: str, path: str, override: str) -> int:
 
 def _value(text: str) -> Any:
     try:
-        table = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
+        table = parse_toml(f"value = {text}")
+    except ValueError:
         return CommandLineText(text)
     if set(table) != {"value"}:  # the text held a line of its own
         return CommandLineText(text)

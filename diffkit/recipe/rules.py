@@ -17,9 +17,7 @@ from diffkit.recipe.tables import ClassifierTraining, Recipe, Sample
 def find_problems(recipe: Recipe) -> list[Problem]:
     """Return everything that doesn't fit together, each with its key and a way out."""
     return [
-        *_process(recipe),
-        *_objective(recipe),
-        *_times(recipe),
+        *problems_of_model(recipe),
         *_data_and_model(recipe),
         *_training(recipe),
         *_sampling(recipe),
@@ -27,6 +25,11 @@ def find_problems(recipe: Recipe) -> list[Problem]:
         *_distillation(recipe),
         *(classifier_problems(recipe, recipe.classifier) if recipe.classifier is not None else ()),
     ]
+
+
+def problems_of_model(recipe: Recipe) -> list[Problem]:
+    """Return what doesn't fit together of the recipe of a trained model, whose data set need not be there."""
+    return [*_process(recipe), *_objective(recipe), *_times(recipe)]
 
 
 def _process(recipe: Recipe) -> list[Problem]:

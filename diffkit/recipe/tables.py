@@ -81,7 +81,7 @@ class Sample(Spec):
 
     sampler: Sampler = Field("ddpm", validate_default=True)
     """The way from noise to images."""
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(1000, ge=1, le=1_000_000)
     """Number of levels that the sampler denoises at, at most the process's."""
     spacing: Spacing = Field("trailing", validate_default=True)
     """Which of the process's times are visited."""
@@ -90,9 +90,9 @@ class Sample(Spec):
     guidance: Guidance = Field("cfg", validate_default=True)
     """What steers the model. A number is the weight w of classifier-free guidance: 0 is unconditional, 1 conditional,
     more exaggerates the class."""
-    count: int = Field(64, ge=1)
+    count: int = Field(64, ge=1, le=10**7)
     """Number of images."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=10**6)
     """Number of images that are sampled at once. It doesn't change the images."""
 
 

@@ -5,9 +5,10 @@ from diffkit.spec.describe import KindInfo, Setting, describe_kind, summary_of
 from diffkit.spec.docs import setting_docs
 from diffkit.spec.json_schema import json_schema
 from diffkit.spec.spec import Spec, problems_of
-from diffkit.spec.types import CommandLineText, FilePath, Many, resolve_path
+from diffkit.spec.types import AskedPath, CommandLineText, FilePath, Many, resolve_path
 
 __all__ = [
+    "AskedPath",
     "CommandLineText",
     "Component",
     "FilePath",

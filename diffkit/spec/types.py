@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Annotated, Any, TypeVar
 
 from pydantic import PlainValidator, Strict, ValidationInfo
@@ -15,6 +15,10 @@ Many = Annotated[tuple[T, ...], Strict(False)]
 
 class CommandLineText(str):
     """Text that came from the command line: a relative path in it starts at the working directory."""
+
+
+class AskedPath(PosixPath):
+    """A path that a user wrote on the command line, and which may therefore be opened, wherever it leads."""
 
 
 def resolve_path(path: str | Path, folder: Path | None) -> Path:
@@ -31,7 +35,8 @@ def resolve_path(path: str | Path, folder: Path | None) -> Path:
         raise ValueError("a path has no NUL character")
     start = Path.cwd() if folder is None or isinstance(path, CommandLineText) else folder
     try:
-        return start.absolute() / Path(path).expanduser()
+        resolved = start.absolute() / Path(path).expanduser()
+        return AskedPath(resolved) if isinstance(path, CommandLineText | AskedPath) else resolved
     except RuntimeError:
         raise ValueError(f"the home of this user is not known: {Path(path).parts[0]}") from None
 

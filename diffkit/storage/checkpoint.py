@@ -20,9 +20,11 @@ import safetensors.torch
 from torch import Tensor
 
 import diffkit
-from diffkit.data.base import DataInfo
+from diffkit.bounds import parse_json, read_bytes
+from diffkit.data.base import DataInfo, read_info
 from diffkit.errors import CheckpointError, RecipeError
 from diffkit.recipe.load import parse_toml, validate
+from diffkit.recipe.rules import problems_of_model
 from diffkit.recipe.tables import Recipe
 from diffkit.recipe.write import to_toml
 from diffkit.spec import families
@@ -36,6 +38,9 @@ FORMAT = 1
 MODEL, EMA, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"
 
 ENDING = ".safetensors"
+
+LARGEST_STEP = 2**53
+"""No training takes more steps: floats count them exactly."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +92,18 @@ def read_weights(file: Path, holds: Holds = "model") -> tuple[Header, dict[str, 
     if "diffkit" not in metadata:
         raise CheckpointError(f"{file}: not a weights file of diffkit: it holds no recipe")
     try:
-        about = json.loads(metadata["diffkit"])
+        about, plugins = parse_json(metadata["diffkit"]), parse_json(metadata["plugins"])
         if about["format"] > FORMAT:
             raise _too_new(file, about["version"])
         found = about.get("holds", "model")  # files of before there were others don't say it
         if found != holds:
             raise CheckpointError(f"{file}: holds the weights of a {found}, not of a {holds}")
-        data = json.loads(metadata["data"])
-        return Header(
-            recipe=parse_toml(metadata["recipe"], str(file)),
-            data=DataInfo(**{**data, "classes": tuple(data["classes"])}),
-            plugins=json.loads(metadata["plugins"]),
-            step=int(about["step"]),
-        ), tensors
+        data, step = read_info(parse_json(metadata["data"])), about["step"]
+        if type(step) is not int or not 0 <= step <= LARGEST_STEP:
+            raise ValueError("no number of steps")
+        if not all(isinstance(owner, str) for owner in plugins.values()):
+            raise ValueError("plugins without names")
+        return Header(parse_toml(metadata["recipe"], str(file)), data, plugins, step), tensors
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(f"{file}: the header is damaged") from None
 
@@ -121,7 +125,10 @@ def recipe_of(header: Header, source: Path) -> Recipe:
         CheckpointError: If it needs a component that isn't there; names the plugin that had it.
     """
     try:
-        return validate(header.recipe, str(source), cross_check=False)
+        recipe = validate(header.recipe, str(source), cross_check=False)
+        if problems := problems_of_model(recipe):
+            raise RecipeError(source, problems)
+        return recipe
     except RecipeError as error:
         missing = [f"{kind} of plugin '{owner}'" for kind, owner in header.plugins.items() if not _is_registered(kind)]
         if missing:
@@ -262,18 +269,27 @@ def verify_weights(file: Path) -> None:
 def _read_state(folder: Path) -> tuple[int, dict[str, str]]:
     """Return a checkpoint's step, and the hashes of its files by name."""
     try:
-        state = json.loads((folder / STATE).read_text())
+        state = parse_json(read_bytes(folder / STATE))
         step, hashes, version = int(state["step"]), dict(state["sha256"]), int(state["format"])
     except OSError as error:
         raise CheckpointError(f"{folder / STATE}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise CheckpointError(f"{folder / STATE}: damaged") from None
+    if strange := [name for name in hashes if not _is_plain(name)]:
+        raise CheckpointError(f"{folder / STATE}: damaged: {strange[0]!r} is no file of this folder")
     if version > FORMAT:
         raise _too_new(folder, state.get("version"))
     return step, hashes
 
 
+def _is_plain(name: Any) -> bool:
+    """Return whether a name can only be of something that lies in the folder itself."""
+    return isinstance(name, str) and name not in ("", ".", "..") and "\0" not in name and Path(name).name == name
+
+
 def _verify_file(file: Path, hashes: Mapping[str, str]) -> None:
+    if file.exists() and not file.is_file():  # a device or a pipe may have no end
+        raise CheckpointError(f"{file}: damaged: not a regular file")
     try:
         whole = hashes.get(file.name) == sha256(file)
     except OSError as error:
@@ -338,5 +354,5 @@ def _reading(file: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             yield opened
-    except (OSError, safetensors.SafetensorError, ValueError, TypeError) as error:
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f"{file}: damaged, not a readable safetensors file ({error})") from None

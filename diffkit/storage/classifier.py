@@ -14,6 +14,7 @@ from diffkit.errors import CheckpointError
 from diffkit.recipe.tables import Recipe
 from diffkit.storage.checkpoint import read_weights, recipe_of
 from diffkit.storage.files import write_atomically
+from diffkit.storage.fit import build_with
 from diffkit.storage.runs import find_classifier
 
 
@@ -49,11 +50,8 @@ def read_classifier(path: Path, device: torch.device | str = "cpu") -> TrainedCl
     recipe = recipe_of(header, file)
     if recipe.classifier is None:
         raise CheckpointError(f"{file}: the header is damaged")
+    settings = recipe.classifier.network
     # who samples may be in inference mode, whose tensors have no gradients
     with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-        network = recipe.classifier.network.build(header.data).to(device).eval()
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{file}: the weights don't fit the recipe: {error}") from None
-    return TrainedClassifier(recipe, header.data, network)
+        network = build_with(tensors, lambda where: settings.build(header.data).to(where), device, file)
+    return TrainedClassifier(recipe, header.data, network.eval())

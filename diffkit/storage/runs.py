@@ -75,6 +75,13 @@ def find_weights(path: Path, weights: str) -> Path:
     return newest / name
 
 
+def home_of(path: Path) -> Path:
+    """Return the folder that all of a model lies in: its run, or else the folder of a file, or `path` itself."""
+    path = path.absolute()
+    folder = path if path.is_dir() else path.parent
+    return folder.parent.parent if folder.parent.name in (CHECKPOINTS, SNAPSHOTS) else folder
+
+
 def find_classifier(path: Path) -> Path:
     """Return the classifier's file that a run folder or the file itself stands for.
 

@@ -29,7 +29,7 @@ class PredictorCorrector(Sampler):
     kind: Literal["predictor_corrector"] = "predictor_corrector"
     snr: float = Field(0.16, gt=0)
     """The signal-to-noise ratio r of the Langevin steps: their size."""
-    corrections: int = Field(1, ge=1)
+    corrections: int = Field(1, ge=1, le=1000)
     """Langevin steps at each level."""
 
     def sample(self, denoise: Denoise, levels: Sequence[Level], x: Tensor, noise: Noise) -> Tensor:

@@ -34,9 +34,9 @@ class Restart(Sampler):
     """Where to restart from: a noise-to-signal ratio sigma / alpha."""
     high: float = Field(0.3, gt=0)
     """Where to restart to; above `low`."""
-    restarts: int = Field(2, ge=1)
+    restarts: int = Field(2, ge=1, le=1000)
     """How often."""
-    inner_steps: int = Field(2, ge=1)
+    inner_steps: int = Field(2, ge=1, le=1000)
     """Steps back in each restart, of equal size in log-SNR as far as the process has such levels."""
     s_noise: float = Field(1.0, gt=0)
     """Factor of the added noise: slightly above 1 against images that come out too smooth."""

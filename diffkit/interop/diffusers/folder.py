@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import safetensors
 from torch import Tensor
 
+from diffkit.bounds import parse_json, read_bytes
 from diffkit.errors import CheckpointError
 from diffkit.interop.base import Source
 
@@ -18,9 +18,6 @@ UNET_CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
 SAFE, PICKLED = f"{WEIGHTS}.safetensors", f"{WEIGHTS}.bin"
 
-LARGEST_CONFIG = 2**24
-"""No config is longer, in bytes."""
-
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read a config.
@@ -29,13 +26,11 @@ def read_json(file: Path) -> dict[str, Any]:
         CheckpointError: If it is missing or no JSON object.
     """
     try:
-        if file.stat().st_size > LARGEST_CONFIG:
-            raise CheckpointError(f"{file}: too long for a config, which has at most {LARGEST_CONFIG} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(file))
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{file}: not JSON") from None
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not JSON that can be read ({error})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: a config is a JSON object")
     return content
@@ -87,7 +82,7 @@ def _read_safe(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError, ValueError, TypeError) as error:
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError, MemoryError, OverflowError) as error:
         raise CheckpointError(f"{file}: damaged, not a readable safetensors file ({error})") from None
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from diffkit.data.base import DataInfo
+from diffkit.bounds import parse_json
+from diffkit.data.base import DataInfo, read_info
 from diffkit.errors import UserError
 from diffkit.interop.diffusers.export_config import unet_of
 from diffkit.interop.diffusers.export_scheduler import scheduler_of
@@ -60,8 +61,7 @@ def read_note(
         return None
     try:
         tables = parse_toml(texts[_RECIPE], "the note of an export")
-        said = json.loads(texts[_DATA])
-        data = DataInfo(**{**said, "classes": tuple(said["classes"])})
+        data = read_info(parse_json(texts[_DATA]))
         recipe = validate(tables, "the note of an export", cross_check=False)
         if unet_of(recipe, data) != config:
             return None

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from diffkit.data.base import LARGEST_COUNT
 from diffkit.errors import RecipeError
 from diffkit.spec import Many, Spec, problems_of
 
@@ -64,7 +65,8 @@ def _size(value: Any) -> Any:
     if value is None:
         return None
     sides = (value, value) if isinstance(value, int) else value
-    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(type(s) is int and s > 0 for s in sides):
+    is_pair = isinstance(sides, list | tuple) and len(sides) == 2
+    if not is_pair or not all(type(side) is int and 0 < side <= 65_536 for side in sides):
         raise ValueError("should be one side, or height and width")
     return tuple(sides)
 
@@ -73,11 +75,11 @@ class UNetConfig(Spec):
     """``unet/config.json``. What is not in it is as in diffusers."""
 
     sample_size: Annotated[tuple[int, int] | None, BeforeValidator(_size)] = None
-    in_channels: int = Field(3, ge=1)
-    out_channels: int = Field(3, ge=1)
+    in_channels: int = Field(3, ge=1, le=65_536)
+    out_channels: int = Field(3, ge=1, le=65_536)
     center_input_sample: bool = False
     time_embedding_type: Literal["positional", "fourier", "learned"] = "positional"
-    time_embedding_dim: int | None = Field(None, ge=1)
+    time_embedding_dim: int | None = Field(None, ge=1, le=65_536)
     freq_shift: float = 0
     flip_sin_to_cos: bool = True
     down_block_types: Many[Annotated[Down, BeforeValidator(_without_prefix)]] = (
@@ -93,8 +95,10 @@ class UNetConfig(Spec):
         "AttnUpBlock2D",
         "UpBlock2D",
     )
-    block_out_channels: Many[Annotated[int, Field(ge=1)]] = (224, 448, 672, 896)
-    layers_per_block: int = Field(2, ge=1)
+    block_out_channels: Many[Annotated[int, Field(ge=1, le=65_536)]] = Field(
+        (224, 448, 672, 896), min_length=1, max_length=16
+    )
+    layers_per_block: int = Field(2, ge=1, le=100)
     mid_block_scale_factor: float = Field(1, gt=0)
     downsample_padding: int = 1
     downsample_type: str | None = "conv"
@@ -108,7 +112,7 @@ class UNetConfig(Spec):
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     add_attention: bool = True
     class_embed_type: Literal["timestep", "identity"] | None = None
-    num_class_embeds: int | None = Field(None, ge=1)
+    num_class_embeds: int | None = Field(None, ge=1, le=LARGEST_COUNT)
     num_train_timesteps: int | None = Field(None, ge=1)
 
     @property
