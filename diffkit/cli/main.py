@@ -34,6 +34,7 @@ COMMANDS = {
     "likelihood": "diffkit.cli.likelihood",
     "import": "diffkit.cli.import_",
     "export": "diffkit.cli.export",
+    "runs": "diffkit.cli.runs",
     "recipes": "diffkit.cli.recipes",
     "cp": "diffkit.cli.cp",
     "validate": "diffkit.cli.validate",

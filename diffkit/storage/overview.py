@@ -1,0 +1,113 @@
+"""What is known of run folders from their files: how far each is, how fast, and whether it is being trained now."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from diffkit.bounds import parse_json, read_bytes
+from diffkit.storage.checkpoint import list_checkpoints
+from diffkit.storage.runs import CHECKPOINTS, METRICS, RECIPE, RUNS
+
+TAIL = 2**16
+"""So many bytes at the end of a log hold its last line."""
+
+State = Literal["training", "done", "stopped", "damaged"]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A run, as its files tell.
+
+    Attributes:
+        folder: The run folder.
+        state: ``training`` while a process holds the folder, ``done`` once its last checkpoint is that of the last
+            step, ``stopped`` in between, and ``damaged`` if its recipe cannot be read.
+        step: Number of optimizer steps taken, as of the last log event or checkpoint.
+        total_steps: Number of steps of the whole run; None if unknown.
+        loss: The loss of the last log event.
+        images_per_second: The speed at the last log event.
+        seconds_left: How long the rest takes at that speed; None unless the run is being trained.
+        checkpoint: The newest checkpoint's folder; not verified.
+    """
+
+    folder: Path
+    state: State
+    step: int
+    total_steps: int | None
+    loss: float | None
+    images_per_second: float | None
+    seconds_left: float | None
+    checkpoint: Path | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as what JSON can hold."""
+        paths = {"folder": str(self.folder), "checkpoint": None if self.checkpoint is None else str(self.checkpoint)}
+        return {**vars(self), **paths}
+
+
+def overviews(root: Path = RUNS) -> list[Overview]:
+    """Return what is known of all runs in a folder, the one that was started last at the end."""
+    recipes = sorted(root.glob(f"*/{RECIPE}"), key=lambda file: (file.stat().st_mtime_ns, file))
+    return [overview(file.parent) for file in recipes]
+
+
+def overview(folder: Path) -> Overview:
+    """Return what is known of a run."""
+    train = _train_table(folder / RECIPE)
+    total, batch = (train.get(key) for key in ("steps", "batch_size"))
+    last: dict[str, Any] = next(_events(folder / METRICS), {})
+    checkpoint = next(reversed(list_checkpoints(folder / CHECKPOINTS)), None)
+    saved = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
+    step, speed = max(saved, last.get("step", 0)), last.get("images_per_second")
+    if total is None:
+        state: State = "damaged"
+    elif _is_held(folder / ".lock"):
+        state = "training"
+    else:
+        state = "done" if saved >= total else "stopped"
+    left = (total - step) * batch / speed if state == "training" and batch and speed else None
+    return Overview(folder, state, step, total, last.get("loss"), speed, left, checkpoint)
+
+
+def _train_table(recipe: Path) -> dict[str, int]:
+    """Return the whole numbers of a recipe's ``[train]``; none if it cannot be read."""
+    try:
+        table = tomllib.loads(read_bytes(recipe).decode())["train"]
+        return {key: value for key, value in table.items() if type(value) is int}
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError):
+        return {}
+
+
+def _events(metrics: Path) -> Iterator[dict[str, Any]]:
+    """Yield the whole log events at the end of a log, the last one first."""
+    try:
+        with metrics.open("rb") as stream:
+            stream.seek(-min(TAIL, stream.seek(0, os.SEEK_END)), os.SEEK_END)
+            lines = stream.read().splitlines()
+    except OSError:
+        return
+    for line in reversed(lines):
+        try:
+            event = {key: value for key, value in parse_json(line).items() if isinstance(value, int | float)}
+        except (ValueError, AttributeError):
+            continue  # the line that is being written
+        if type(event.get("step")) is int:
+            yield event
+
+
+def _is_held(lock: Path) -> bool:
+    """Return whether a process is training in the folder of this lock."""
+    try:
+        with lock.open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
