@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from diffkit.benchmarking.clock import synchronize
+from diffkit.benchmarking.clock import Action, synchronize, timed
 from diffkit.train.run import TrainingRun
 
 STEP = "diffkit:noise and loss"
@@ -73,11 +73,13 @@ class Breakdown:
         parts: Seconds by part, in the order in which they begin. Those of the network go by the names of its modules.
         kinds: Seconds by kind of operation, with the longest first.
         calls: How often a step called the network.
+        reference: Seconds of what the parts are measured by, at the same time.
     """
 
     parts: dict[str, Part]
     kinds: dict[str, Part]
     calls: float
+    reference: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -85,7 +87,7 @@ class Breakdown:
         return sum(part.seconds for part in self.parts.values())
 
 
-def take_apart(run: TrainingRun, depth: int, steps: int = 3) -> Breakdown:
+def take_apart(run: TrainingRun, depth: int, reference: Action, steps: int = 3) -> Breakdown:
     """Take some training steps, and say where the time of one goes: the median of each part.
 
     On a GPU, its time counts and not the processor's.
@@ -93,6 +95,7 @@ def take_apart(run: TrainingRun, depth: int, steps: int = 3) -> Breakdown:
     Args:
         run: The run; it must not be compiled.
         depth: To how many levels the names of modules are told apart: 2 is such as ``down.0``.
+        reference: What the step's parts are to be measured by; timed before each step.
         steps: Number of steps.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler tells stderr that it starts and stops
@@ -101,8 +104,9 @@ def take_apart(run: TrainingRun, depth: int, steps: int = 3) -> Breakdown:
         activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities):  # the first one starts slowly
         pass
-    taken = []
+    taken, references = [], []
     for _ in range(steps):
+        references.append(timed(reference, run.device, 4).wall)
         calls: list[str] = []
         with _marked(run, depth, calls), profile(activities=activities) as profiler, record_function(STEP):
             run.take_step()
@@ -116,6 +120,7 @@ def take_apart(run: TrainingRun, depth: int, steps: int = 3) -> Breakdown:
         _median([one.parts for one in taken]),
         {kind: kinds[kind] for kind in by_length},
         statistics.mean(one.calls for one in taken),
+        statistics.median(references),
     )
 
 

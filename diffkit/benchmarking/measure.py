@@ -99,6 +99,7 @@ class Report:
         speed: What diffkit took, by job.
         breakdown: Where the time of a training step goes.
         part_flops: FLOPs of the forward pass of the network's parts, by their names in the breakdown.
+        part_share: FLOPs a second of those forward passes, as part of the matrix product's at the same time.
         against: Another library.
     """
 
@@ -116,6 +117,7 @@ class Report:
     speed: dict[Job, Speed]
     breakdown: Breakdown
     part_flops: dict[str, int]
+    part_share: dict[str, float]
     against: Against | None
 
 
@@ -160,10 +162,10 @@ def benchmark(
         plain = training_run(_uncompiled(recipe), data, device)
     call_flops = count(call)
     flops: dict[Job, int] = {"training": flops_of_step(plain), "sampling": call_flops.total}
-    breakdown = take_apart(plain, depth)
+    product = MatrixProduct(device, torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32)
+    breakdown = take_apart(plain, depth, product)
     del plain
 
-    product = MatrixProduct(device, torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32)
     actions: dict[str, Action] = {"training": run.take_step}
     if contest:
         actions["their training"] = contest.step
@@ -186,6 +188,7 @@ def benchmark(
         return {job: _speed(taken[prefix + job], size, flops[job], peak, memory.get(job)) for job in JOBS}
 
     ours = speed(OURS, "")
+    part_flops = _of_parts(call_flops, breakdown, network)
     return Report(
         recipe=recipe.name,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
@@ -200,7 +203,11 @@ def benchmark(
         flops=flops,
         speed=ours,
         breakdown=breakdown,
-        part_flops=_of_parts(call_flops, breakdown, network),
+        part_flops=part_flops,
+        part_share={
+            name: flops / breakdown.parts[name].forward * breakdown.reference / product.flops
+            for name, flops in part_flops.items()
+        },
         against=contest.report(ours, speed(contest.peer.name, "their "), taken) if contest else None,
     )
 

@@ -93,21 +93,24 @@ def _print(report: Report) -> None:
     )
     product = _spread(report.matrix_product, 1e-9)
     print(f"matrix product of {report.matrix_size}x{report.matrix_size}: {product} GFLOP/s")
-    tables = [_speeds(report)]
+    tables = {"one step of training, one call of the network in sampling": _speeds(report)}
     if report.against is not None:
-        tables.append(_ratios(report.against))
-    tables += [_parts(report), _kinds(report)]
-    for table in tables:
+        against = report.against
+        apart = f"outputs for the same weights: {against.difference:.1g} apart"
+        tables[f"diffkit against {against.name} {against.version} ({apart})"] = _ratios(against)
+    tables |= {"where a training step goes, by part": _parts(report), "by kind of operation": _kinds(report)}
+    for title, table in tables.items():
+        print(f"\n{title}")
         with console.capture() as text:
             console.print(table)
         print("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
-def _table(title: str, first: str, *others: str) -> Table:
+def _table(first: str, *others: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(first, no_wrap=True)
     for other in others:
         table.add_column(other, justify="right", no_wrap=True)
@@ -115,15 +118,7 @@ def _table(title: str, first: str, *others: str) -> Table:
 
 
 def _speeds(report: Report) -> Table:
-    table = _table(
-        "one step of training, one call of the network in sampling",
-        "",
-        "seconds",
-        "images/s",
-        "GFLOP",
-        "of the product",
-        "memory",
-    )
+    table = _table("", "seconds", "images/s", "GFLOP", "of the product", "memory")
     for job, flops in report.flops.items():
         found: dict[str, Speed] = {"diffkit": report.speed[job]}
         if report.against is not None:
@@ -142,9 +137,7 @@ def _speeds(report: Report) -> Table:
 
 
 def _ratios(against: Against) -> Table:
-    title = f"diffkit against {against.name} {against.version} (outputs for the same weights: {against.difference:.1g} "
-    title += "apart)"
-    table = _table(title, "", "times as fast", "by processor time", "memory")
+    table = _table("", "times as fast", "by processor time", "memory")
     for job, ratio in against.ratio.items():
         memory = "-" if ratio.memory is None else f"{ratio.memory:.2f} times"
         table.add_row(job, _spread(ratio.wall), _spread(ratio.processor), memory)
@@ -152,27 +145,18 @@ def _ratios(against: Against) -> Table:
 
 
 def _parts(report: Report) -> Table:
-    table = _table(
-        "where a training step goes, by part",
-        "part",
-        "forward ms",
-        "backward ms",
-        "of the step",
-        "GFLOP forward",
-        "of the product",
-    )
+    table = _table("part", "forward ms", "backward ms", "of the step", "GFLOP forward", "of the product")
     whole = report.breakdown.seconds
     for name, part in report.breakdown.parts.items():
-        flops = report.part_flops.get(name)
         rate = ["", ""]
-        if flops and part.forward:
-            rate = [f"{flops / 1e9:.3g}", f"{100 * flops / part.forward / report.matrix_product.median:.0f} %"]
+        if name in report.part_flops:
+            rate = [f"{report.part_flops[name] / 1e9:.3g}", f"{100 * report.part_share[name]:.0f} %"]
         table.add_row(name, *_times(part, whole), *rate)
     return table
 
 
 def _kinds(report: Report) -> Table:
-    table = _table("by kind of operation", "kind", "forward ms", "backward ms", "of the step")
+    table = _table("kind", "forward ms", "backward ms", "of the step")
     whole = report.breakdown.seconds
     for name, part in report.breakdown.kinds.items():
         table.add_row(name, *_times(part, whole))

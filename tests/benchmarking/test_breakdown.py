@@ -16,7 +16,7 @@ def run(tiny, cpu):
 
 
 def test_all_parts_and_kinds(run):
-    found = take_apart(run, depth=2, steps=1)
+    found = take_apart(run, 2, lambda: None, steps=1)
     names = {name for name, _ in run.model.named_modules() if name.count(".") < 2}
     shown = set(found.parts)
     around = {"data", "noise and loss", "gradient clipping", "optimizer", "average of the weights", "network itself"}
@@ -51,7 +51,7 @@ def test_a_slow_part_is_found(run):
     middle.register_forward_hook(lambda *_: time.sleep(0.3), prepend=True)
     inner = up.blocks[0].resnet
     inner.register_forward_hook(lambda module, inputs, output: Slow.apply(output))
-    parts = take_apart(run, depth=2, steps=1).parts
+    parts = take_apart(run, 2, lambda: None, steps=1).parts
     assert parts["middle.0"].forward >= 0.3
     assert parts["up.1"].backward >= 0.3
     others = {name: part for name, part in parts.items() if name not in ("middle.0", "up.1")}
@@ -61,7 +61,7 @@ def test_a_slow_part_is_found(run):
 def test_nothing_is_left_behind(run):
     clip, weights = torch.nn.utils.clip_grad_norm_, set(vars(run.ema))
     before = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in run.model.modules()]
-    take_apart(run, depth=1, steps=1)
+    take_apart(run, 1, lambda: None, steps=1)
     assert torch.nn.utils.clip_grad_norm_ is clip
     assert set(vars(run.ema)) == weights
     after = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in run.model.modules()]

@@ -16,6 +16,10 @@ def test_report_hangs_together(tiny, cpu):
         assert 0 < speed.share.median <= fastest * (1 + 1e-9)
     network = {name: flops for name, flops in report.part_flops.items() if name in report.breakdown.parts}
     assert sum(network.values()) == report.flops["sampling"]
+    assert set(report.part_share) == set(network)
+    forward = report.breakdown.parts["conv_in"].forward
+    product = 2 * report.matrix_size**3 / report.breakdown.reference
+    assert report.part_share["conv_in"] == pytest.approx(network["conv_in"] / forward / product)
 
 
 def test_self_conditioning_counts_the_mean_of_both_steps(tiny, cpu):
