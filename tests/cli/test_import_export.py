@@ -64,7 +64,7 @@ def test_export_and_back(trained, diffkit, tmp_path):
 
 
 def test_what_cannot_be_exported_is_a_mistake_of_the_user(trained, diffkit, tmp_path):
-    result = diffkit("export", str(trained), str(tmp_path / "theirs"), "sampler=heun")
+    result = diffkit("export", str(trained), str(tmp_path / "theirs"), "sampler=restart")
     assert result.code == 2
     assert "sample.sampler" in result.err
     result = diffkit("export", str(trained), str(tmp_path / "theirs"), "--format", "onx")
