@@ -241,8 +241,8 @@ class Judge(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, 24, 5, padding=2)
-        widths = (24, 48, 96)
+        self.stem = nn.Conv2d(1, 32, 5, stride=2, padding=2)
+        widths = (32, 64)
         self.blocks = nn.ModuleList(Judge._block(width) for width in widths)
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise((*widths, 96)))
         self.hidden = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(96 * 9, 96), nn.GELU())
@@ -272,7 +272,7 @@ def trained_judge(file: Path) -> Judge:
     if file.exists():
         judge.load_state_dict(torch.load(file, weights_only=True))
         return judge.eval()
-    images, epochs, size = FashionMnist(flip=False).open(), 8, 100
+    images, epochs, size = FashionMnist(flip=False).open(), 4, 100
     per_epoch = len(images) // size
     optimizer = torch.optim.SGD(judge.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, epochs * per_epoch)
