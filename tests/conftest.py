@@ -133,7 +133,7 @@ def together(tmp_path: Path) -> Callable[[int, Callable[[], object]], list[int |
 def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Makes distributions ``diffkit-NAME 1.2`` of one module, which Python finds as if pip had installed them.
 
-    No other plugin is found in such a test, and the kinds of these are forgotten after it.
+    No other plugin is found in such a test.
     """
     site = tmp_path / "site"
     site.mkdir()
@@ -155,6 +155,12 @@ def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     yield install
     for module in [name for name in sys.modules if name.startswith("plugin_of_test_")]:
         del sys.modules[module]
+
+
+@pytest.fixture(autouse=True)
+def _no_plugin_is_left() -> Iterator[None]:
+    """Takes all kinds out that are not diffkit's own, once a test is over: the next one draws from what there is."""
+    yield
     forget_plugins()
 
 

@@ -14,7 +14,7 @@ from diffkit.diffusion.process import CLEAN, Level
 from diffkit.random import ImageNoise
 from diffkit.recipe.tables import Recipe
 
-PIXELS = 14
+PIXELS = 8
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def test_the_paper_stays_white_and_the_lines_keep_their_colours(fitting):
 def test_the_docs_have_small_pictures_of_all_families():
     sizes = {file.stem: file.stat().st_size for file in (DOCS / "images").glob("*.png")}
     assert set(FAMILIES) <= set(sizes)
-    assert max(sizes.values()) < 100_000
+    assert max(sizes.values()) < 80_000
 
 
 def test_the_docs_pictures_are_of_recipes_that_fit(tmp_path, monkeypatch):

@@ -170,7 +170,8 @@ KINDS = [pytest.param(sampler, id=sampler.kind) for sampler in SAMPLERS]
 @pytest.mark.parametrize("sampler", KINDS)
 def test_three_oracles(sampler, name):
     for kind, levels in walks(name, COUNTS):
-        # Heun's error is that of its first step, from a signal of 5e-5, until the steps are as small as that
+        # Heun's error is that of its first step, from a signal of 5e-5, until the steps are as small as that; pndm
+        # begins with such a step
         far = (name, kind) == ("cosine", "quadratic") and sampler.kind in ("heun", "pndm")
         check(sampler, levels, (0.5 if far else 0.2) if len(levels) == 51 else None)
 
