@@ -7,6 +7,7 @@ import copy
 import importlib.metadata
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +94,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny-1"
     train(tiny_recipe(), folder)
     return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path:
+    """Makes a working directory with a copy of the run in it, ``runs/tiny-1``."""
+    shutil.copytree(trained, tmp_path / "runs/tiny-1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

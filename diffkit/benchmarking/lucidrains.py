@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import ModuleType
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -18,15 +15,10 @@ from diffkit.data.base import DataInfo
 from diffkit.diffusion.process import DiscreteProcess
 from diffkit.errors import Problem, RecipeError
 from diffkit.interop.lucidrains import OBJECTIVES, Lucidrains
+from diffkit.interop.lucidrains_package import PACKAGE, package, unet_of, untold
 from diffkit.nn.base import Attention, Model
-from diffkit.nn.embedding import Sinusoidal
 from diffkit.nn.lucidrains import LucidrainsUNet
-from diffkit.nn.memory_attention import Memory, MemoryAttention
-from diffkit.nn.post_norm import PostNorm
 from diffkit.recipe.tables import Recipe
-
-FOR_TRAINER = ("torchvision", "accelerate", "ema_pytorch")
-"""What the package imports for its Trainer alone. There is no torchvision for each torch."""
 
 
 class LucidrainsPeer(Peer):
@@ -35,17 +27,12 @@ class LucidrainsPeer(Peer):
     """
 
     name: ClassVar[str] = "lucidrains"
-    module: ClassVar[str] = "denoising_diffusion_pytorch"
+    module: ClassVar[str] = PACKAGE
     install: ClassVar[str] = "pip install --no-deps denoising-diffusion-pytorch einops, and scipy, pillow, tqdm"
-
-    @property
-    def _library(self) -> Any:
-        with _stand_ins():
-            return importlib.import_module(self.module)
 
     def version(self) -> str:
         """Return the version that is installed."""
-        return str(importlib.import_module(f"{self._library.__name__}.version").__version__)
+        return str(importlib.import_module(f"{package().__name__}.version").__version__)
 
     def build(self, recipe: Recipe, data: DataInfo) -> nn.Module:
         """Build the Unet that comes nearest to a recipe's; `equalize` finds out whether it is the same.
@@ -55,20 +42,7 @@ class LucidrainsPeer(Peer):
         """
         spec = _spec(self, recipe)
         self.check_training(recipe, data)
-        attentions = [spec.attention_of(level)[1] for level in range(len(spec.multipliers))]
-        memory = attentions[0] if isinstance(attentions[0], Memory) else MemoryAttention()
-        network: nn.Module = self._library.Unet(
-            spec.channels,
-            init_dim=spec.first_channels,
-            dim_mults=spec.multipliers,
-            channels=data.channels,
-            dropout=_dropout(spec),
-            sinusoidal_pos_emb_theta=_theta(spec),
-            attn_dim_head=memory.head_channels,
-            attn_heads=memory.heads,
-            full_attn=tuple(isinstance(attention, MemoryAttention) for attention in attentions),
-        )
-        return network
+        return unet_of(spec, data.channels)
 
     def equalize(self, recipe: Recipe, data: DataInfo, theirs: nn.Module, ours: nn.Module) -> None:
         """Give diffkit's network the weights of the library's, by `diffkit import`, which also says what it is.
@@ -79,11 +53,7 @@ class LucidrainsPeer(Peer):
         randomize(theirs)
         spec = _spec(self, recipe)
         state = self._diffusion(recipe, data, theirs).state_dict()
-        settings = {
-            "image_size": [data.height, data.width],
-            "dropout": _dropout(spec),
-            "sinusoidal_pos_emb_theta": _theta(spec),
-        }
+        settings = {"image_size": [data.height, data.width], **untold(spec)}
         imported = Lucidrains().of_state(state, settings, self.version())
         read = Model.choose(imported.recipe["model"])
         assert isinstance(read, LucidrainsUNet)
@@ -114,7 +84,7 @@ class LucidrainsPeer(Peer):
 
     def _diffusion(self, recipe: Recipe, data: DataInfo, network: nn.Module) -> nn.Module:
         names = {ours: theirs for theirs, ours in OBJECTIVES.items()}
-        diffusion: nn.Module = self._library.GaussianDiffusion(
+        diffusion: nn.Module = package().GaussianDiffusion(
             network,
             image_size=(data.height, data.width),
             timesteps=recipe.process.steps if isinstance(recipe.process, DiscreteProcess) else 1000,
@@ -133,14 +103,6 @@ def _spec(peer: Peer, recipe: Recipe) -> LucidrainsUNet:
     return spec
 
 
-def _dropout(spec: LucidrainsUNet) -> float:
-    return spec.resnet.dropout if isinstance(spec.resnet, PostNorm) else 0.0
-
-
-def _theta(spec: LucidrainsUNet) -> float:
-    return spec.embedding.max_period if isinstance(spec.embedding, Sinusoidal) else 10_000.0
-
-
 def _meaning(spec: LucidrainsUNet) -> Mapping[str, Any]:
     """Return all the settings, however they were written."""
 
@@ -156,24 +118,3 @@ def _meaning(spec: LucidrainsUNet) -> Mapping[str, Any]:
         "attention": attentions,
         "middle_attention": told(spec.middle_attention),
     }
-
-
-@contextmanager
-def _stand_ins() -> Iterator[None]:
-    """Let the package be imported where what only its Trainer needs is missing."""
-    names = [name for name in FOR_TRAINER if name not in sys.modules and importlib.util.find_spec(name) is None]
-    sys.modules.update({name: _Missing(name) for name in names})
-    try:
-        yield
-    finally:
-        for name in names:
-            del sys.modules[name]
-
-
-class _Missing(ModuleType):
-    """Stands for a module that is not installed: gives a class of any name, which nothing can be done with."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffkit.cli.common import chosen_weights
-from diffkit.cli.options import Device, EmaLength, PluginFiles, Size, WeightsKind
+from diffkit.cli.options import BatchSize, Device, EmaLength, PluginFiles, Size, WeightsKind
 from diffkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ Overrides = Annotated[
 Count = Annotated[int, typer.Option(min=1, help="Results of each picture.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Number of sampling steps of a whole walk.")]
 SamplerKind = Annotated[str | None, typer.Option("--sampler", help="Kind of sampler.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Number of images at once.")]
 Seed = Annotated[int, typer.Option(min=0, help="Result n depends on the seed, on n and on its picture.")]
 Label = Annotated[str | None, typer.Option(help="Class of all images; by default the model is not told any.")]
 Guidance = Annotated[float | None, typer.Option(help="Weight of classifier-free guidance; needs --label.")]

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffkit.cli.options import (
+    BatchSize,
     Device,
     EmaLength,
     FeaturesKind,
     Force,
+    ImageSeed,
     PluginFiles,
     ReferenceCount,
+    RunPath,
+    SampleOverrides,
     SplitName,
     WeightsKind,
 )
@@ -28,12 +32,8 @@ if TYPE_CHECKING:
 
 
 def command(
-    run: Annotated[
-        Path | None, typer.Argument(help="Run folder, checkpoint folder or weights file; the newest run by default.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings of the recipe's [sample] table, as key=value.")
-    ] = None,
+    run: RunPath = None,
+    overrides: SampleOverrides = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(metavar="KIND", help="A metric, or its table; repeat it for several. All by default."),
@@ -42,10 +42,10 @@ def command(
     count: Annotated[int, typer.Option(min=1, help="Number of images to sample.")] = 1000,
     split: SplitName = None,
     reference: ReferenceCount = None,
-    seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and on i only.")] = 0,
+    seed: ImageSeed = 0,
     weights: WeightsKind = "ema",
     ema: EmaLength = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Number of images at once.")] = None,
+    batch_size: BatchSize = None,
     images: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Pictures or an npz file to evaluate; nothing is sampled then."),

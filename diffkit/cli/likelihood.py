@@ -8,13 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from diffkit.cli.options import Device, EmaLength, Force, PluginFiles, WeightsKind
+from diffkit.cli.options import Device, EmaLength, Force, PluginFiles, RunPath, WeightsKind
 
 
 def command(
-    run: Annotated[
-        Path | None, typer.Argument(help="Run folder, checkpoint folder or weights file; the newest run by default.")
-    ] = None,
+    run: RunPath = None,
     count: Annotated[int, typer.Option(min=1, help="Number of images, which the seed chooses.")] = 64,
     method: Annotated[
         Literal["vlb", "ode"],

@@ -17,6 +17,14 @@ Overrides = Annotated[
         help="Settings to change, such as train.steps=100. Values are TOML; a bare word is text.",
     ),
 ]
+RunPath = Annotated[
+    Path | None, typer.Argument(help="Run folder, checkpoint folder or weights file; the newest run by default.")
+]
+SampleOverrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings of the recipe's [sample] table, as key=value.")
+]
+ImageSeed = Annotated[int, typer.Option("--seed", min=0, help="Image i depends on the seed and on i only.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Number of images at once.")]
 PluginFiles = Annotated[
     list[Path] | None,
     typer.Option(metavar="FILE", help="A Python file with further components. May be given several times."),

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diffkit.cli.options import AsJson
+
 if TYPE_CHECKING:
     from diffkit.storage.overview import Overview
 
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the runs lie.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List training runs: state, step, loss, speed, time left and last checkpoint, the newest run last."""
     from diffkit.errors import UserError

@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from diffkit.cli.options import AllowPickle, Device, EmaLength, PluginFiles, Size, WeightsKind
+from diffkit.cli.options import (
+    AllowPickle,
+    BatchSize,
+    Device,
+    EmaLength,
+    ImageSeed,
+    PluginFiles,
+    SampleOverrides,
+    Size,
+    WeightsKind,
+)
 
 Format = Literal["png", "npz"]
 
@@ -19,14 +29,12 @@ def command(
             help="Run folder, checkpoint folder, weights file or model of another library; the newest run by default."
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings of the recipe's [sample] table, as key=value.")
-    ] = None,
+    overrides: SampleOverrides = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of sampling steps.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Kind of sampler.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Number of images.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Number of images at once.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and on i only.")] = 0,
+    batch_size: BatchSize = None,
+    seed: ImageSeed = 0,
     label: Annotated[str | None, typer.Option(help="Class of all images; the classes in turn by default.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Weight of classifier-free guidance.")] = None,
     size: Size = None,

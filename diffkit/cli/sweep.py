@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffkit.cli.options import Device, FeaturesKind, PluginFiles, ReferenceCount, SplitName
+from diffkit.cli.options import (
+    BatchSize,
+    Device,
+    FeaturesKind,
+    ImageSeed,
+    PluginFiles,
+    ReferenceCount,
+    RunPath,
+    SampleOverrides,
+    SplitName,
+)
 from diffkit.errors import Problem, RecipeError, UserError
 
 if TYPE_CHECKING:
@@ -24,12 +34,8 @@ if TYPE_CHECKING:
 
 
 def command(
-    run: Annotated[
-        Path | None, typer.Argument(help="Run folder, checkpoint folder or weights file; the newest run by default.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings of the recipe's [sample] table, as key=value.")
-    ] = None,
+    run: RunPath = None,
+    overrides: SampleOverrides = None,
     samplers: Annotated[
         str, typer.Option(metavar="KIND,...", help="Samplers, each a kind or its table.")
     ] = "ddim,dpmpp_2m,unipc",
@@ -45,7 +51,7 @@ def command(
     features: FeaturesKind = None,
     split: SplitName = None,
     reference: ReferenceCount = None,
-    seed: Annotated[int, typer.Option(min=0, help="Image i depends on the seed and on i only.")] = 0,
+    seed: ImageSeed = 0,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -57,7 +63,7 @@ def command(
         str | None,
         typer.Option(metavar="LENGTH,...", help="Lengths of averages of the weights, made of the run's snapshots."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Number of images at once.")] = None,
+    batch_size: BatchSize = None,
     device: Device = "auto",
     plugin: PluginFiles = None,
     out: Annotated[

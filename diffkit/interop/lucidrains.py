@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffkit.data.base import DataInfo
 from diffkit.diffusion.stride_spacings import Trailing
 from diffkit.errors import CheckpointError, UserError, did_you_mean
 from diffkit.interop.base import Imported, Importer, Source
 from diffkit.interop.guided_diffusion import given_beside
+from diffkit.interop.lucidrains_package import is_installed, unet_of
 from diffkit.interop.tensors import Remaining, words
+from diffkit.nn.base import Model
+from diffkit.nn.lucidrains import LucidrainsUNet
 from diffkit.schedules.base import BetaSchedule
 
 SETTINGS = {
@@ -44,6 +47,7 @@ OLDEST = (1, 0, 0)
 LAYER_NORM_BEFORE = (1, 7, 1)
 STANDARDIZED_BEFORE = (1, 7, 3)
 AVERAGED_BEFORE = (1, 7, 4)
+SAME_NETWORK_FROM = (2, 0, 0)
 
 
 class Lucidrains(Importer):
@@ -139,6 +143,7 @@ class _Model:
         schedule, steps = self._schedule(state["betas"])
         prediction, weighting = self._objective(state)
         taken = self.settings.get("sampling_timesteps", steps)
+        model = self._table(unet)
         recipe = {
             "name": re.sub(r"[^A-Za-z0-9._-]", "_", self.source.path.stem).lstrip("._-")[:100] or "imported",
             "data": {"kind": "unspecified", "channels": channels, "height": height, "width": width},
@@ -149,7 +154,7 @@ class _Model:
                 "weighting": weighting,
                 "self_conditioning": shown == 2 * channels,
             },
-            "model": self._table(unet),
+            "model": model,
             "train": {"steps": max(1, step)},
             "sample": {"steps": taken, "x0_rule": "clip", **self._sampler(taken, steps)},
         }
@@ -161,7 +166,36 @@ class _Model:
             tuple(self.differences),
             raw=None if raw is None or raw is state else self._raw(raw),
             step=step,
+            measure=self._measure(model, unet, data) if self._can_be_compared() else None,
         )
+
+    def _can_be_compared(self) -> bool:
+        """Return whether the network of the version that is installed may be the one that made the weights."""
+        return self.version >= SAME_NETWORK_FROM and is_installed()
+
+    def _measure(
+        self, table: dict[str, Any], unet: Mapping[str, Tensor], data: DataInfo
+    ) -> Callable[[nn.Module], float]:
+        """Return what compares a network of diffkit's to the package's own with the same weights."""
+
+        def measure(network: nn.Module) -> float:
+            spec = Model.choose(table)
+            assert isinstance(spec, LucidrainsUNet)
+            shown = unet["init_conv.weight"].shape[1]
+            theirs = unet_of(spec, data.channels, self_condition=shown > data.channels).eval()
+            try:
+                theirs.load_state_dict(dict(unet))
+            except RuntimeError:
+                raise self._fail("the version that is installed has another network: it cannot be compared") from None
+            generator = torch.Generator().manual_seed(0)
+            time = torch.tensor([0, 10, 999])
+            x = torch.randn(len(time), shown, data.height, data.width, generator=generator)
+            with torch.no_grad():
+                image, estimate = x[:, : data.channels], x[:, data.channels :]  # which is an input of its own there
+                expected = theirs(image, time, estimate) if len(estimate[0]) else theirs(image, time)
+                return float((network.eval()(x, time.float()) - expected).abs().max())
+
+        return measure
 
     def _raw(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         named = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}

@@ -20,15 +20,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib
 import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import numpy as np
 import torch
@@ -144,7 +141,9 @@ def train_diffusers(budget: Budget) -> tuple[int, nn.Module, Samples]:
 
 
 def train_lucidrains(budget: Budget) -> tuple[int, nn.Module, Samples]:
-    package = import_lucidrains()
+    from diffkit.interop.lucidrains_package import package as import_package
+
+    package = import_package()
     network = package.Unet(32, dim_mults=(1, 2, 4), channels=1)
     diffusion = package.GaussianDiffusion(
         network, image_size=28, timesteps=1000, sampling_timesteps=50, objective="pred_v"
@@ -173,18 +172,6 @@ def train_lucidrains(budget: Budget) -> tuple[int, nn.Module, Samples]:
         images = torch.cat([model.sample(batch_size=size) for size in sizes()])
         samples[f"DDIM 50, {weights} weights"] = to_uint8(2 * images - 1), None
     return steps, network, samples
-
-
-def import_lucidrains():  # type: ignore[no-untyped-def]
-    """Import denoising-diffusion-pytorch without what only its trainer needs: that wants a torch of its own."""
-    for_trainer = ("torchvision", "torchvision.transforms", "torchvision.utils", "accelerate", "ema_pytorch")
-    absent = [name for name in for_trainer if importlib.util.find_spec(name.partition(".")[0]) is None]
-    sys.modules.update({name: MagicMock(__spec__=None) for name in absent})
-    try:
-        return importlib.import_module("denoising_diffusion_pytorch")
-    finally:
-        for name in absent:
-            del sys.modules[name]
 
 
 def train_recipe(name: str, overrides: list[str]) -> Callable[[Budget], tuple[int, nn.Module, Samples]]:

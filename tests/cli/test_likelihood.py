@@ -2,17 +2,8 @@
 
 import json
 import re
-import shutil
 
 import pytest
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, trained):
-    """A working directory with one run in it."""
-    shutil.copytree(trained, tmp_path / "runs/tiny-1")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def numbers(text):

@@ -1,21 +1,12 @@
 """``diffkit sample``: what it makes, and every mistake's message."""
 
 import json
-import shutil
 
 import pytest
 from PIL import Image
 
 from diffkit.cli.main import run
 from diffkit.diffusion.samplers.base import Sampler
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, trained):
-    """A working directory with one run in it."""
-    shutil.copytree(trained, tmp_path / "runs/tiny-1")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_the_newest_run_by_default(diffkit, here):

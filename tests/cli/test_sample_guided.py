@@ -1,18 +1,8 @@
 """``diffkit sample`` with every way to write a guidance."""
 
 import json
-import shutil
 
 import pytest
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, trained):
-    """A working directory with one run in it."""
-    shutil.copytree(trained, tmp_path / "runs/tiny-1")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
 
 GUIDE = "runs/tiny-1/checkpoints/step-00000010"
 

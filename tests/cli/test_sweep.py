@@ -1,7 +1,6 @@
 """``diffkit sweep``: what it prints and writes, and every mistake's message."""
 
 import json
-import shutil
 import sys
 
 import pytest
@@ -10,14 +9,6 @@ from PIL import Image
 from diffkit import sweeping
 
 FEW = ["--count", "6", "--reference", "30", "--features", "pixels"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, trained):
-    """A working directory with one run in it."""
-    shutil.copytree(trained, tmp_path / "runs/tiny-1")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_a_table_a_file_a_picture_and_advice(diffkit, here):

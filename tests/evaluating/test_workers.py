@@ -1,7 +1,6 @@
 """Several processes find together what one finds alone."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -13,13 +12,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 COMMON = ["--count", "11", "--batch-size", "3", "--reference", "40", "--features", "pixels"]
 METRICS = ["--metric", "fid", "--metric", "kid", "--metric", '{kind="nll", count=5, steps=4}']
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, trained):
-    shutil.copytree(trained, tmp_path / "runs/tiny-1")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_one_alone_needs_nobody():

@@ -163,7 +163,7 @@ def as_toml(document: Any) -> bytes:
     try:
         text = tomlkit.dumps(document)
         tomllib.loads(text)
-    except Exception:
+    except (ValueError, TypeError, AttributeError, RecursionError):
         assume(False)
     return text.encode("utf-8", "surrogatepass")
 

@@ -125,11 +125,10 @@ class LMS(Sigmas):
     class_name: ClassVar[str] = "LMSDiscreteScheduler"
 
 
-class Multistep(Spaced, Thresholding):
-    """A multistep scheduler of exponential integrators."""
+class Solver(Thresholding):
+    """An exponential integrator."""
 
     solver_order: int = Field(2, ge=1, le=3)
-    lower_order_final: bool = True
     use_karras_sigmas: bool | None = False
     use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = False
@@ -137,6 +136,12 @@ class Multistep(Spaced, Thresholding):
     flow_shift: float | None = 1.0
     use_dynamic_shifting: Literal[False] = False
     time_shift_type: str = "exponential"
+
+
+class Multistep(Spaced, Solver):
+    """A multistep scheduler of exponential integrators."""
+
+    lower_order_final: bool = True
 
 
 class DPMSolverMultistep(Multistep):
@@ -203,24 +208,16 @@ class KDPM2Ancestral(KDPM2):
     class_name: ClassVar[str] = "KDPM2AncestralDiscreteScheduler"
 
 
-class DPMSolverSinglestep(BetaConfig, Thresholding):
+class DPMSolverSinglestep(BetaConfig, Solver):
     """Single-step DPM-Solver++ over the walk's own levels. Its SDE solvers draw a step's noise several times."""
 
     class_name: ClassVar[str] = "DPMSolverSinglestepScheduler"
-    solver_order: int = Field(2, ge=1, le=3)
     algorithm_type: Literal["dpmsolver++"] = "dpmsolver++"
     solver_type: Literal["midpoint", "heun"] = "midpoint"
     lower_order_final: bool = False
-    use_karras_sigmas: bool | None = False
-    use_exponential_sigmas: bool | None = False
-    use_beta_sigmas: bool | None = False
-    use_flow_sigmas: Literal[False] | None = False
-    flow_shift: float | None = 1.0
     final_sigmas_type: Literal["zero"] = "zero"
     lambda_min_clipped: float | None = None
     variance_type: None = None
-    use_dynamic_shifting: Literal[False] = False
-    time_shift_type: str = "exponential"
 
 
 class LCM(BetaConfig, Thresholding):
