@@ -249,6 +249,11 @@ class Model(Component):
     def problems(self, data: DataInfo) -> list[Problem]:
         """Return what doesn't fit together or fit the data, with keys relative to the model's table."""
 
+    def refuse_problems(self, data: DataInfo) -> None:
+        """Raise a ValueError if there are problems."""
+        if problems := self.problems(data):
+            raise ValueError("\n".join(map(str, problems)))
+
     def problems_of_labels(self, data: DataInfo) -> list[Problem]:
         """Return that the network is to see classes which the data don't have."""
         if not self.class_conditional or data.classes:

@@ -99,8 +99,7 @@ class KUNet(EmbeddedModel):
         Raises:
             ValueError: If `problems` would name any.
         """
-        if problems := self.problems(data):
-            raise ValueError("\n".join(map(str, problems)))
+        self.refuse_problems(data)
         return KUNetNetwork(self, data, ports, Parts())
 
     def problems(self, data: DataInfo) -> list[Problem]:

@@ -85,8 +85,7 @@ class LucidrainsUNet(Model):
         Raises:
             ValueError: If `problems` would name any.
         """
-        if problems := self.problems(data):
-            raise ValueError("\n".join(map(str, problems)))
+        self.refuse_problems(data)
         return LucidrainsNetwork(self, data, ports, Parts())
 
     def problems(self, data: DataInfo) -> list[Problem]:

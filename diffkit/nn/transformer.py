@@ -73,12 +73,6 @@ class PatchModel(Model):
         """Return whether patches cover images of a size."""
         return height % self.patch == 0 and width % self.patch == 0
 
-    def refuse_problems(self, data: DataInfo) -> None:
-        """Raise a ValueError if there are problems."""
-        if problems := self.problems(data):
-            raise ValueError("\n".join(map(str, problems)))
-
-
 class TokenAttention(nn.Module):
     """Every token attends to every other: Vaswani et al. 2017, section 3.2.2.
 

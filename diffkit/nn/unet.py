@@ -161,8 +161,7 @@ class UNet(EmbeddedModel):
         Raises:
             ValueError: If `problems` would name any.
         """
-        if problems := self.problems(data):
-            raise ValueError("\n".join(map(str, problems)))
+        self.refuse_problems(data)
         return UNetNetwork(self, data, ports, Parts())
 
     def problems(self, data: DataInfo) -> list[Problem]:

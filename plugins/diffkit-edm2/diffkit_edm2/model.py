@@ -53,8 +53,7 @@ class Edm2UNet(Model):
         Raises:
             ValueError: If `problems` would name any.
         """
-        if problems := self.problems(data):
-            raise ValueError("\n".join(map(str, problems)))
+        self.refuse_problems(data)
         return Edm2Network(self, data, ports)
 
     def problems(self, data: DataInfo) -> list[Problem]:
