@@ -73,6 +73,7 @@ class PatchModel(Model):
         """Return whether patches cover images of a size."""
         return height % self.patch == 0 and width % self.patch == 0
 
+
 class TokenAttention(nn.Module):
     """Every token attends to every other: Vaswani et al. 2017, section 3.2.2.
 
