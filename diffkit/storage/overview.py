@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tomllib
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from diffkit.bounds import parse_json, read_bytes
 from diffkit.storage.checkpoint import list_checkpoints
-from diffkit.storage.runs import CHECKPOINTS, METRICS, RECIPE, RUNS
+from diffkit.storage.runs import CHECKPOINTS, METRICS, RECIPE, RUNS, is_locked
 
 TAIL = 2**16
 """So many bytes at the end of a log hold its last line."""
@@ -67,7 +66,7 @@ def overview(folder: Path) -> Overview:
     step, speed = max(saved, last.get("step", 0)), last.get("images_per_second")
     if total is None:
         state: State = "damaged"
-    elif _is_held(folder / ".lock"):
+    elif is_locked(folder):
         state = "training"
     else:
         state = "done" if saved >= total else "stopped"
@@ -99,15 +98,3 @@ def _events(metrics: Path) -> Iterator[dict[str, Any]]:
             continue  # the line that is being written
         if type(event.get("step")) is int:
             yield event
-
-
-def _is_held(lock: Path) -> bool:
-    """Return whether a process is training in the folder of this lock."""
-    try:
-        with lock.open() as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

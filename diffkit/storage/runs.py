@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,11 @@ SNAPSHOTS = "ema"
 Weights = Literal["ema", "raw"] | float
 """Which weights of a model are meant: those averaged during training, those of the last step, or the average of a
 length, made of the run's snapshots (`diffkit.storage.reconstruct`)."""
+
+LOCK = ".lock"
+
+MOMENT = 0.05
+"""So many seconds, twice, a training waits for a lock that only somebody who looks at the folder may hold."""
 
 CLASSIFIER = "classifier.safetensors"
 """A classifier of a run's noisy images, for guidance."""
@@ -105,12 +111,28 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: If another process is training in this folder.
     """
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is training in this folder") from None
+    with (folder / LOCK).open("w") as handle:
+        for patience in (MOMENT, MOMENT, None):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if patience is None:
+                    raise UserError(f"{folder}: another process is training in this folder") from None
+                time.sleep(patience)
         yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds a run folder. To find out, this one holds it for a moment."""
+    try:
+        with (folder / LOCK).open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody ever did
+        return False
+    return False
 
 
 def _number(path: Path, name: str) -> int:

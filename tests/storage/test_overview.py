@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 
@@ -37,12 +38,17 @@ def test_a_run_that_is_being_trained_has_an_end(tmp_path):
     assert overview(folder).state == "stopped"
 
 
-def test_looking_does_not_keep_a_training_away(tmp_path):
+def test_looking_does_not_keep_a_training_away(tmp_path, monkeypatch):
     folder = make(tmp_path / "a-1", EVENT)
     (folder / ".lock").touch()
     overview(folder)
     with locked(folder):
         pass
+    looking = (folder / ".lock").open()
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr("diffkit.storage.runs.time.sleep", lambda _: looking.close())  # it was over in this moment
+    with locked(folder):
+        assert overview(folder).state == "training"
 
 
 def test_a_run_is_done_with_the_checkpoint_of_its_last_step(tmp_path):
