@@ -374,7 +374,7 @@ class TrainingRun:
             if self.teacher is not None:
                 self.teacher.load(checkpoint, tensors)
             self.optimizer.load(tensors)
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{checkpoint.folder}: does not fit the recipe: {error}") from None
         self.step = checkpoint.step
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from diffkit.cli.main import run as run_command
 from diffkit.diffusion.distillation.base import Distillation
@@ -281,3 +281,18 @@ def test_averages_of_power_functions_go_with_halvings_without_snapshots_and_with
 
 def test_a_recipe_without_distillation_has_no_such_table(tiny):
     assert "distillation" not in to_toml(tiny())
+
+
+@pytest.mark.parametrize("note", ["[]", "3", '{"path": 1}', "{"])
+def test_a_checkpoint_whose_note_of_the_teacher_is_damaged(student, tmp_path, note):
+    train(student("train.steps=5"), tmp_path / "run")
+    folder = list_checkpoints(tmp_path / "run/checkpoints")[-1]
+    file = folder / "model.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    save_file(tensors, file, {**metadata, "teacher": note})
+    state = json.loads((folder / "state.json").read_text())
+    state["sha256"][file.name] = sha256(file)
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match="does not fit the recipe"):
+        train(student("train.steps=6"), tmp_path / "run", resume=True)
