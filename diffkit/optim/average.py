@@ -82,6 +82,17 @@ class EmaWeights:
         for average, state in states.items():
             self.load_state_dict(state, average)
 
+    @torch.no_grad()
+    def distance(self) -> Tensor:
+        """Return how far the average that is sampled from is from the weights: the norm of the difference over that of
+        the weights, on their device.
+        """
+        pairs = list(zip(self._averages[SAMPLED], self._parameters, strict=True))
+        # one by one: all differences at once would take as much memory as the weights
+        difference = torch.stack([torch.linalg.vector_norm(average - weight) for average, weight in pairs])
+        distance: Tensor = torch.linalg.vector_norm(difference) / nn.utils.get_total_norm(self._parameters)
+        return distance
+
     def copy_to(self, model: nn.Module) -> None:
         """Put the average that is sampled from into another model of the same make, in that model's types."""
         model.load_state_dict(self.state_dict())

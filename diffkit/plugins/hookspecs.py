@@ -51,9 +51,10 @@ def on_train_step(run: Run, step: int, metrics: Mapping[str, float]) -> None:
     Args:
         run: The run.
         step: The number of steps taken, from 1.
-        metrics: The logged numbers at every `train.log_every`-th step: ``loss`` (mean since the last log),
-            ``grad_norm``, ``lr``, ``images_per_second``. Empty at all other steps, since reading them would
-            make the device wait.
+        metrics: The logged numbers at every `train.log_every`-th step: ``loss`` (mean since the last log) and that of
+            each quarter of the way to noise (``loss_q1`` to ``loss_q4``, those where no image was left out),
+            ``grad_norm``, ``update_ratio``, ``ema_distance``, ``lr``, ``images_per_second``. Empty at all other steps,
+            since reading them would make the device wait.
     """
 
 

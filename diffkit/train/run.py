@@ -36,6 +36,7 @@ from diffkit.storage.checkpoint import (
 )
 from diffkit.storage.runs import CHECKPOINTS, SNAPSHOTS
 from diffkit.train.components import from_plugins
+from diffkit.train.health import Health
 from diffkit.train.named_optimizer import NamedOptimizer
 from diffkit.train.teacher import Teacher
 from diffkit.train.warm_start import WarmStart, warm_start
@@ -84,9 +85,7 @@ class TrainingRun:
         self._network: nn.Module = torch.compile(self.model) if settings.compile else self.model  # type: ignore[assignment]
         if self.workers.size > 1:
             self._network = _together(self._network)
-        self._loss_sum = torch.zeros((), device=device)
-        self._loss_count = torch.zeros((), device=device)
-        self._grad_norm = torch.zeros((), device=device)
+        self.health = Health(recipe.process if self.teacher is None else None, device)
         self._clock, self._clock_step = time.perf_counter(), 0
 
     @property
@@ -150,15 +149,15 @@ class TrainingRun:
                 torch.autograd.backward(loss.sum() / (whole / self.workers.size))
         self._check_gradients()
         every = self.workers.all_rows(torch.cat(losses), whole)
-        self._loss_sum += (every if weights is None else weights.to(every.dtype) * every).sum() / whole
+        self.health.add(every, times, weights)
         if self.teacher is None:
             objective.time_sampling.remember(self.history, times, every)
-        self._loss_count += 1
-        self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
+        self.health.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
         factor = settings.lr_schedule.factor(self.step - phase.start, phase.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.optimizer.lr * factor
-        self.optimizer.step()
+        with self.health.measuring_update(self.model) if self.logs(self.step + 1) else contextlib.nullcontext():
+            self.optimizer.step()
         self.step += 1
         self.ema.update(self.step - phase.start)
 
@@ -245,23 +244,24 @@ class TrainingRun:
             return None
         return torch.where(hidden, len(self.data.classes), labels.to(self.device, non_blocking=True))
 
+    def logs(self, step: int) -> bool:
+        """Return whether there is a log event after a step."""
+        return step % self.recipe.train.log_every == 0 or step == self.total_steps
+
     def metrics(self) -> dict[str, float]:
         """Return the numbers of a log event, and begin the next interval. Waits for the device.
 
         Raises:
             Diverged: If the loss is not finite.
         """
-        loss = (self._loss_sum / self._loss_count).item()
-        if not math.isfinite(loss):
-            raise Diverged(f"the training loss is {loss} at step {self.step}")
+        found = self.health.read(self.ema)
+        if not math.isfinite(found["loss"]):
+            raise Diverged(f"the training loss is {found['loss']} at step {self.step}")
         now = time.perf_counter()
         seconds, steps = now - self._clock, self.step - self._clock_step
         self._clock, self._clock_step = now, self.step
-        self._loss_sum.zero_()
-        self._loss_count.zero_()
         return {
-            "loss": loss,
-            "grad_norm": self._grad_norm.item(),
+            **found,
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_second": steps * self.batch_size / seconds,
         }
@@ -368,8 +368,7 @@ class TrainingRun:
         try:
             self.model.load_state_dict(checkpoint.model)
             self.ema.load_state_dicts(checkpoint.averages)
-            self._loss_sum.copy_(tensors.pop("trainer/loss_sum"))
-            self._loss_count.copy_(tensors.pop("trainer/loss_count"))
+            self.health.load(tensors)
             self._load_history(tensors)
             if self.teacher is not None:
                 self.teacher.load(checkpoint, tensors)
@@ -382,8 +381,7 @@ class TrainingRun:
         """Return the optimizer's tensors, and the run's own."""
         history = {f"{HISTORY}/{name}": tensor for name, tensor in self.history.items()}
         teacher = {} if self.teacher is None else self.teacher.tensors()
-        sums = {"trainer/loss_sum": self._loss_sum, "trainer/loss_count": self._loss_count}
-        return {**self.optimizer.tensors(), **history, **teacher, **sums}
+        return {**self.optimizer.tensors(), **history, **teacher, **self.health.tensors()}
 
     def _load_history(self, tensors: dict[str, Tensor]) -> None:
         """Take the history of the time sampling out of a checkpoint's tensors."""
