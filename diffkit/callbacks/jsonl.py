@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from diffkit.bounds import parse_json
@@ -12,7 +15,7 @@ from diffkit.plugins.hookspecs import hookimpl
 
 
 class Jsonl(Callback):
-    """Writes each log event as one line of ``metrics.jsonl``.
+    """Writes each log event as one line of ``metrics.jsonl``; a number that isn't finite as ``null``.
 
     When a run goes on from a checkpoint, lines of later steps are taken out first, so that each step stands
     there once.
@@ -28,15 +31,23 @@ class Jsonl(Callback):
             return
         kept = [line for line in file.read_text(errors="replace").splitlines() if _step(line) <= run.step]
         temporary = file.with_name(".tmp-metrics.jsonl")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
+        _write(temporary, "w", "".join(f"{line}\n" for line in kept))
         temporary.replace(file)
 
     @hookimpl
     def on_train_step(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         """Write one line."""
         if metrics:
-            with (run.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"step": step, **metrics}) + "\n")
+            numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            _write(run.folder / "metrics.jsonl", "a", json.dumps({"step": step, **numbers}) + "\n")
+
+
+def _write(file: Path, mode: Literal["w", "a"], text: str) -> None:
+    """Write to the disk itself: a checkpoint that outlives a power cut must not be of a later step than the log."""
+    with file.open(mode) as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _step(line: str) -> float:

@@ -183,8 +183,9 @@ def _callbacks() -> list[type[Component]]:
     from diffkit.callbacks.jsonl import Jsonl
     from diffkit.callbacks.progress import ProgressBar
     from diffkit.callbacks.sample_grid import SampleGrid
+    from diffkit.callbacks.tensorboard import TensorBoard
 
-    return [Jsonl, ProgressBar, SampleGrid]
+    return [Jsonl, ProgressBar, SampleGrid, TensorBoard]
 
 
 def _evaluation() -> list[type[Component]]:
