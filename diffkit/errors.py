@@ -5,8 +5,9 @@ Everything that a user can mend is a `UserError`: its text is the whole message,
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +37,14 @@ class PluginError(UserError):
     """A plugin that cannot be used, or whose hook raised."""
 
 
+class WriteError(UserError):
+    """A part of a run that must be kept, a checkpoint or the log, and cannot be written."""
+
+
+class OutOfMemory(UserError):
+    """Memory ran out; the text says which setting to lower, and to what."""
+
+
 class Diverged(DiffkitError):
     """The training loss is no longer a finite number."""
 
@@ -55,6 +64,26 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return Interrupted.exit_code
     return UserError.exit_code if isinstance(error, OSError) else 1
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Name a file in the system's errors while it is written: those of a full disk name none.
+
+    Raises:
+        OSError: With the file's name.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(file)
+        raise
+
+
+def reason_of(error: OSError) -> str:
+    """Return a system's error as one line: the file, if it is known, and what is wrong with it."""
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diffkit.errors import naming
+
 
 def to_picture(image: Tensor) -> Image.Image:
     """Turn uint8 ``[C, H, W]`` into a picture.
@@ -46,4 +48,5 @@ def save_png(image: Tensor, file: Path, smallest_side: int = 0) -> None:
     factor = math.ceil(smallest_side / min(image.shape[-2:]))
     if factor > 1:
         image = image.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
-    to_picture(image).save(file, "PNG")
+    with naming(file):
+        to_picture(image).save(file, "PNG")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 from diffkit.bounds import parse_json
 from diffkit.callbacks.base import Callback, Run
+from diffkit.errors import WriteError, naming, reason_of
 from diffkit.plugins.hookspecs import hookimpl
 
 
@@ -29,17 +31,20 @@ class Jsonl(Callback):
         file = run.folder / "metrics.jsonl"
         if not file.exists():
             return
-        kept = [line for line in file.read_text(errors="replace").splitlines() if _step(line) <= run.step]
-        temporary = file.with_name(".tmp-metrics.jsonl")
-        _write(temporary, "w", "".join(f"{line}\n" for line in kept))
-        temporary.replace(file)
+        with _must_be_written(file):
+            kept = [line for line in file.read_text(errors="replace").splitlines() if _step(line) <= run.step]
+            temporary = file.with_name(".tmp-metrics.jsonl")
+            _write(temporary, "w", "".join(f"{line}\n" for line in kept))
+            temporary.replace(file)
 
     @hookimpl
     def on_train_step(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         """Write one line."""
         if metrics:
             numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-            _write(run.folder / "metrics.jsonl", "a", json.dumps({"step": step, **numbers}) + "\n")
+            file = run.folder / "metrics.jsonl"
+            with _must_be_written(file):
+                _write(file, "a", json.dumps({"step": step, **numbers}) + "\n")
 
 
 def _write(file: Path, mode: Literal["w", "a"], text: str) -> None:
@@ -48,6 +53,20 @@ def _write(file: Path, mode: Literal["w", "a"], text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def _must_be_written(file: Path) -> Iterator[None]:
+    """Say that the log cannot be written.
+
+    Raises:
+        WriteError: If the system can't write it.
+    """
+    try:
+        with naming(file):
+            yield
+    except OSError as error:
+        raise WriteError(reason_of(error)) from error
 
 
 def _step(line: str) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor
 from diffkit.data.base import DataInfo, Dataset, Images
 from diffkit.data.memory import InMemory
 from diffkit.data.numpy_files import read_header, read_member, read_npy
+from diffkit.data.unchanged import OpenFile
 from diffkit.errors import DataError
 from diffkit.spec import FilePath, Many
 
@@ -83,11 +84,12 @@ class Arrays(Dataset):
         self._classes(labels)
         is_large = int(np.prod(shape, dtype=np.int64)) > self.memory_limit * GIB
         with _explained(self.path):
+            file = OpenFile(self.path)
             if self.path.suffix == ".npz":
                 array = read_member(self.path, self.images_key, "data.images_key")
             else:
                 array = read_npy(self.path)
-        mapped = MappedImages(array, self.layout, labels)
+        mapped = MappedImages(array, self.layout, labels, file)
         if is_large and isinstance(array, np.memmap):
             return mapped
         return InMemory(mapped.pixels(torch.arange(len(mapped))), labels, vectors)
@@ -193,10 +195,13 @@ class MappedImages(Images):
         array: uint8, with the axes of the layout.
         layout: ``NHWC``, ``NCHW`` or ``NHW``.
         labels: int64 ``[N]``, or None.
+        file: The file; None for an array in memory.
     """
 
-    def __init__(self, array: NDArray[np.uint8], layout: str, labels: Tensor | None) -> None:
-        self._array = array
+    def __init__(
+        self, array: NDArray[np.uint8], layout: str, labels: Tensor | None, file: OpenFile | None = None
+    ) -> None:
+        self._array, self._file = array, file
         self._layout = layout
         self._labels = labels
 
@@ -205,7 +210,13 @@ class MappedImages(Images):
         return len(self._array)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """Return images as uint8 ``[n, C, H, W]``."""
+        """Return images as uint8 ``[n, C, H, W]``.
+
+        Raises:
+            DataError: If somebody wrote to the file.
+        """
+        if self._file is not None:
+            self._file.check()
         images = np.asarray(self._array[indices.numpy()])
         if self._layout == "NHW":
             images = images[:, None]

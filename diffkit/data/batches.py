@@ -10,7 +10,8 @@ from torch import Tensor
 
 from diffkit.data.base import Images
 from diffkit.data.memory import InMemory
-from diffkit.errors import DataError
+from diffkit.errors import DataError, UserError
+from diffkit.out_of_memory import is_out_of_memory
 from diffkit.random import numpy_generator
 
 Batch: TypeAlias = tuple[Tensor, Tensor | None]
@@ -67,6 +68,10 @@ class Batches:
         ready = self._ahead.pop((step, start, stop), None)
         try:
             batch = self._read(step, start, stop) if ready is None else ready.result()
+        except (Exception, SystemExit) as error:  # of a data set's own code, also in the thread that reads ahead
+            if isinstance(error, UserError) or is_out_of_memory(error):
+                raise
+            raise DataError(f"the images of step {step} cannot be read: {type(error).__name__}: {error}") from error
         finally:
             following = (step + 1, start, stop)
             if following not in self._ahead:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BeforeValidator, Field
 from torch import Tensor
@@ -20,6 +21,7 @@ from diffkit.data.base import DataInfo, Dataset, Images
 from diffkit.data.decode import SUFFIXES, UnreadablePictureError, check_picture, decode
 from diffkit.data.memory import InMemory
 from diffkit.data.progress import progress_bar
+from diffkit.data.unchanged import CHANGED, Stamp, stamp_of
 from diffkit.errors import DataError
 from diffkit.spec import FilePath
 
@@ -165,6 +167,7 @@ class DecodedImages(Images):
 
     def __init__(self, settings: ImageFolder, files: Sequence[Path], labels: Tensor | None) -> None:
         self._settings, self._files, self._labels = settings, files, labels
+        self._stamps: NDArray[np.int64] | None = None
         self._pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1), "diffkit-decode")
 
     def __len__(self) -> int:
@@ -175,23 +178,30 @@ class DecodedImages(Images):
         """Return images as uint8 ``[n, C, H, W]``.
 
         Raises:
-            DataError: If some cannot be decoded; names them.
+            DataError: If some cannot be decoded, or were changed since `check`; names them.
         """
-        return self._decode([self._files[i] for i in indices.tolist()], lambda count: None)
+        return self._decode(indices.tolist(), lambda count: None)
 
     def labels(self, indices: Tensor) -> Tensor | None:
         """Return labels as int64 ``[n]``; None without labels."""
         return None if self._labels is None else self._labels[indices]
 
     def check(self) -> None:
-        """Look at the headers of all pictures.
+        """Look at the headers of all pictures, and note when each was written.
 
         Raises:
             DataError: If some are damaged or too large; names them.
         """
+
+        def one(number: int) -> Stamp:
+            check_picture(self._files[number])
+            return stamp_of(self._files[number].stat())
+
+        stamps = np.empty((len(self._files), 2), dtype=np.int64)
         with progress_bar("checking pictures", len(self._files)) as advance:
-            for _ in self._each(check_picture, self._files, advance):
-                pass
+            for place, stamp in self._each(one, range(len(self._files)), advance):
+                stamps[place] = stamp
+        self._stamps = stamps
 
     def in_memory(self) -> InMemory:
         """Decode all pictures.
@@ -200,40 +210,46 @@ class DecodedImages(Images):
             DataError: If some cannot be decoded; names them.
         """
         with progress_bar("decoding pictures", len(self._files)) as advance:
-            return InMemory(self._decode(self._files, advance), self._labels)
+            return InMemory(self._decode(range(len(self._files)), advance), self._labels)
 
-    def _decode(self, files: Sequence[Path], advance: Callable[[int], None]) -> Tensor:
+    def _decode(self, numbers: Sequence[int], advance: Callable[[int], None]) -> Tensor:
         how = self._settings
-        out = np.empty((len(files), how.channels, *how.size), dtype=np.uint8)
+        out = np.empty((len(numbers), how.channels, *how.size), dtype=np.uint8)
 
-        def one(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-            return decode(file, how.size, how.channels, how.background)
+        def one(number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+            file = self._files[number]
+            pixels = decode(file, how.size, how.channels, how.background)
+            if self._stamps is not None and tuple(self._stamps[number]) != stamp_of(file.stat()):
+                raise UnreadablePictureError(CHANGED)
+            return pixels
 
-        for place, pixels in self._each(one, files, advance):
+        for place, pixels in self._each(one, numbers, advance):
             out[place] = pixels
         return torch.from_numpy(out)
 
     def _each(
-        self, work: Callable[[Path], R], files: Sequence[Path], advance: Callable[[int], None]
+        self, work: Callable[[int], R], numbers: Sequence[int], advance: Callable[[int], None]
     ) -> Iterator[tuple[int, R]]:
-        """Yield the results of all files with their places; then raise an error that names the unreadable ones."""
+        """Yield the results of all pictures with their places; then raise an error that names the unreadable ones."""
 
-        def attempt(file: Path) -> R | UnreadablePictureError:
+        def attempt(number: int) -> R | UnreadablePictureError:
             try:
-                return work(file)
+                return work(number)
             except UnreadablePictureError as error:
                 return error
+            except OSError as error:  # gone between two looks at it
+                return UnreadablePictureError(error.strerror or str(error))
 
         failures = []
-        for start in range(0, len(files), CHUNK):  # or all results would wait in memory
-            for place, result in enumerate(self._pool.map(attempt, files[start : start + CHUNK]), start):
+        for start in range(0, len(numbers), CHUNK):  # or all results would wait in memory
+            for place, result in enumerate(self._pool.map(attempt, numbers[start : start + CHUNK]), start):
                 advance(1)
                 if isinstance(result, UnreadablePictureError):
-                    failures.append((files[place], result))
+                    failures.append((self._files[numbers[place]], result))
                 else:
                     yield place, result
         if failures:
-            raise self._unreadable(failures, len(files))
+            raise self._unreadable(failures, len(numbers))
 
     def _unreadable(self, failures: Sequence[tuple[Path, UnreadablePictureError]], count: int) -> DataError:
         root = self._settings.root

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ from diffkit.recipe.load import validate
 from diffkit.recipe.tables import Recipe
 from diffkit.recipe.write import to_toml
 from diffkit.storage.checkpoint import EMA, MODEL, make_header
-from diffkit.storage.files import new_folder
+from diffkit.storage.files import new_folder, write_tensors
 from diffkit.storage.fit import build_with
 from diffkit.storage.runs import RECIPE
 
@@ -212,8 +211,7 @@ class Imported:
         with new_folder(folder) as temporary:
             (temporary / RECIPE).write_text(to_toml(recipe))
             for name, tensors in weights.items():
-                contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-                safetensors.torch.save_file(contiguous, temporary / name, header)
+                write_tensors(tensors, temporary / name, header)
         return [folder / name for name in (RECIPE, *weights)]
 
 

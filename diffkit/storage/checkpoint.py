@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import safetensors
-import safetensors.torch
 from torch import Tensor
 
 import diffkit
@@ -28,7 +27,7 @@ from diffkit.recipe.rules import problems_of_model
 from diffkit.recipe.tables import Recipe
 from diffkit.recipe.write import to_toml
 from diffkit.spec import families
-from diffkit.storage.files import delete_folder, new_folder, sha256
+from diffkit.storage.files import delete_folder, new_folder, sha256, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +40,10 @@ ENDING = ".safetensors"
 
 LARGEST_STEP = 2**53
 """No training takes more steps: floats count them exactly."""
+
+
+class TooNew(CheckpointError):
+    """A file of a newer diffkit. It is as good as any, so none of before is used in its place."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,10 @@ def read_weights(file: Path, holds: Holds = "model") -> tuple[Header, dict[str, 
         CheckpointError: If it is missing, damaged, newer than this diffkit, not diffkit's or of something else.
     """
     metadata, tensors = _read_safetensors(file)
+    return _parsed(metadata, file, holds), tensors
+
+
+def _parsed(metadata: Mapping[str, str], file: Path, holds: Holds) -> Header:
     if "diffkit" not in metadata:
         raise CheckpointError(f"{file}: not a weights file of diffkit: it holds no recipe")
     try:
@@ -103,7 +110,7 @@ def read_weights(file: Path, holds: Holds = "model") -> tuple[Header, dict[str, 
             raise ValueError("no number of steps")
         if not all(isinstance(owner, str) for owner in plugins.values()):
             raise ValueError("plugins without names")
-        return Header(parse_toml(metadata["recipe"], str(file)), data, plugins, step), tensors
+        return Header(parse_toml(metadata["recipe"], str(file)), data, plugins, step)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(f"{file}: the header is damaged") from None
 
@@ -149,6 +156,7 @@ class Checkpoint:
     Attributes:
         folder: Where it lies.
         step: Number of optimizer steps taken.
+        header: What it says of its model.
         model: The network's weights.
         averages: The averages of the weights, by name; that named ``ema`` is sampled from.
         optimizer: The optimizer's tensors, by ``parameter/name``, and the trainer's own.
@@ -156,6 +164,7 @@ class Checkpoint:
 
     folder: Path
     step: int
+    header: Header
     model: dict[str, Tensor]
     averages: dict[str, dict[str, Tensor]]
     optimizer: dict[str, Tensor]
@@ -193,9 +202,7 @@ def _write(parent: Path, step: int, header: dict[str, str], files: Mapping[str, 
         delete_folder(folder)
     with new_folder(folder) as temporary:
         for name, tensors in files.items():
-            contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-            metadata = header if name != OPTIMIZER else {"format": "pt"}
-            safetensors.torch.save_file(contiguous, temporary / name, metadata)
+            write_tensors(tensors, temporary / name, header if name != OPTIMIZER else {"format": "pt"})
         state = {
             "format": FORMAT,
             "version": diffkit.__version__,
@@ -213,9 +220,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: If anything is missing, damaged or newer than this diffkit.
     """
     step = verify_checkpoint(folder)
-    model, optimizer = (_read_safetensors(folder / name)[1] for name in (MODEL, OPTIMIZER))
+    header, model = read_weights(folder / MODEL)
+    _, optimizer = _read_safetensors(folder / OPTIMIZER)
     averages = {file.name.removesuffix(ENDING): _read_safetensors(file)[1] for file in averages_in(folder)}
-    return Checkpoint(folder, step, model, averages, optimizer)
+    return Checkpoint(folder, step, header, model, averages, optimizer)
 
 
 def averages_in(folder: Path) -> list[Path]:
@@ -306,15 +314,43 @@ def list_checkpoints(parent: Path) -> list[Path]:
 
 
 def newest_whole(parent: Path) -> Path | None:
-    """Return the newest whole checkpoint; log a warning about each newer one that is damaged."""
+    """Return the newest whole checkpoint; log a warning about each newer one that is damaged.
+
+    Raises:
+        TooNew: If a newer diffkit wrote it.
+    """
     for folder in reversed(list_checkpoints(parent)):
         try:
             verify_checkpoint(folder)
+        except TooNew:
+            raise
         except CheckpointError as error:
             log.warning("passed over: %s", error)
         else:
             return folder
     return None
+
+
+def newest_to_go_on_from(parent: Path) -> Path | None:
+    """Return the newest whole checkpoint; None if there is none of any kind, as before the first one.
+
+    Damaged ones after it lose their names, or `rotate` would count them as the newest and delete whole ones. They are
+    kept all the same, as ``damaged-step-...``.
+
+    Raises:
+        TooNew: If a newer diffkit wrote the newest one.
+        CheckpointError: If all are damaged.
+    """
+    there, newest = list_checkpoints(parent), newest_whole(parent)
+    if newest is None and there:
+        raise CheckpointError(f"{parent}: all {len(there)} checkpoints are damaged: mend one, or start a new run")
+    for folder in [] if newest is None else there[there.index(newest) + 1 :]:
+        number = 1
+        while (aside := parent / f"damaged-{folder.name}{f'-{number}' if number > 1 else ''}").exists():
+            number += 1
+        folder.rename(aside)
+        log.warning("kept as %s", aside)
+    return newest
 
 
 def rotate(parent: Path, keep_last: int, keep_every: int | None) -> None:
@@ -332,9 +368,9 @@ def delete_after(parent: Path, step: int) -> None:
             delete_folder(folder)
 
 
-def _too_new(path: Path, version: object) -> CheckpointError:
+def _too_new(path: Path, version: object) -> TooNew:
     ours = diffkit.__version__
-    return CheckpointError(f"{path}: written by diffkit {version}, and this is {ours}: update diffkit")
+    return TooNew(f"{path}: written by diffkit {version}, and this is {ours}: update diffkit")
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pluggy
 
 from diffkit.callbacks.base import Callback, Run
-from diffkit.errors import Diverged, Interrupted, PluginError, UserError
+from diffkit.errors import Diverged, Interrupted, PluginError, UserError, WriteError
 from diffkit.plugins import hookspecs
 
 
@@ -86,10 +86,10 @@ def _call(hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, An
 
 @contextlib.contextmanager
 def _named(what: str) -> Iterator[None]:
-    """Say who raised. A stop from outside, a divergence or another's error that comes through here stays as it is."""
+    """Say who raised. What isn't theirs stays as it is: a stop from outside, a divergence, a log that isn't written."""
     try:
         yield
-    except (Interrupted, Diverged, PluginError):
+    except (Interrupted, Diverged, PluginError, WriteError):
         raise
     except (Exception, SystemExit) as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pluggy
@@ -12,14 +11,23 @@ from rich.console import Console
 from torch import Tensor
 
 from diffkit.callbacks.base import Callback
-from diffkit.distributed import StoppedByAnother, Workers
-from diffkit.errors import DataError, Diverged, Interrupted, PluginError, Problem, RecipeError, UserError
+from diffkit.distributed import Workers
+from diffkit.errors import DataError, Interrupted, PluginError, Problem, RecipeError, UserError
+from diffkit.out_of_memory import advising
 from diffkit.recipe.load import read_document, validate
 from diffkit.recipe.tables import Recipe
 from diffkit.recipe.write import to_toml
-from diffkit.storage.checkpoint import delete_after, newest_whole, read_checkpoint
+from diffkit.storage.checkpoint import (
+    MODEL,
+    delete_after,
+    list_checkpoints,
+    newest_to_go_on_from,
+    read_checkpoint,
+    recipe_of,
+)
 from diffkit.storage.files import delete_leftovers, write_atomically
-from diffkit.storage.runs import CHECKPOINTS, RECIPE, SNAPSHOTS, locked
+from diffkit.storage.runs import CHECKPOINTS, RECIPE, SNAPSHOTS, locked, mark_as_newest
+from diffkit.train.ending import explained, must_be_written, noted
 from diffkit.train.hooks import Hooks
 from diffkit.train.resume import check_same
 from diffkit.train.run import TrainingRun
@@ -28,6 +36,9 @@ from diffkit.train.teacher import read_teacher
 
 ALWAYS = ("jsonl", "progress")
 """Callbacks that every run has; a recipe names them only to change their settings."""
+
+NO_LESS = "take a smaller model, or a device with more memory"
+"""What to do where a single image is too much."""
 
 
 def train(
@@ -53,7 +64,8 @@ def train(
             alone.
 
     Raises:
-        UserError: If the folder holds another run, or something is wrong with data, checkpoint or plugins.
+        UserError: If the folder holds another run, something is wrong with data, checkpoint or plugins, memory runs
+            out, or a checkpoint or the log cannot be written.
         Diverged: If the loss is no longer finite. The checkpoints before stay.
         Interrupted: If the run was stopped; after a checkpoint was written.
         StoppedByAnother: If the first process, which is another one, raises one of these.
@@ -76,7 +88,10 @@ def train(
             newest = _opened(recipe, folder, resume)
         run = TrainingRun(recipe, folder, data, images, torch.device(device), workers)
         if name := workers.from_first(str(newest or "").encode()).decode():
-            run.load(read_checkpoint(Path(name)))
+            checkpoint = read_checkpoint(Path(name))
+            weights = checkpoint.folder / MODEL
+            check_same(recipe_of(checkpoint.header, weights), recipe, str(weights))
+            run.load(checkpoint)
         elif run.teacher is not None:
             run.start_from_teacher(run.teacher)
         elif recipe.model.init_from is not None:
@@ -91,10 +106,14 @@ def train(
 def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
     """Take the steps that are left, with log events, checkpoints and hooks between them.
 
+    Where it is stopped between two steps, it writes a checkpoint of the last one. Where something fails that must not,
+    such as the log of a step, it doesn't: going on from an earlier one does all of it again.
+
     Of several processes the first has the hooks. After each step all agree whether one of them is to stop.
     """
     settings, workers = run.recipe.train, run.workers
     saved_at = run.step
+    at_once = min(len(workers.rows(settings.batch_size)), settings.device_batch_size or settings.batch_size)
 
     def pause_here(_: int) -> None:
         if stop.requested:  # while a callback samples: that can take minutes
@@ -102,22 +121,24 @@ def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
 
     def save() -> None:
         nonlocal saved_at
-        path = run.save()
+        with must_be_written():
+            path = run.save()
         saved_at = run.step
         hooks.call("on_checkpoint", run=run, path=path)
 
     def show(images: Tensor) -> None:
         hooks.call("on_sample", run=run, images=images)
 
-    run.on_network_call, run.on_images = pause_here, show
-    try:
+    def take_steps() -> None:
         hooks.call("on_train_start", run=run)
         run.start_clock()
         while run.step < settings.steps:
-            run.take_step()
-            run.save_snapshot()  # before anything can stop the run here: going on from this step, none is taken again
+            with advising("train.device_batch_size", at_once, NO_LESS):
+                run.take_step()
+            with must_be_written():
+                run.save_snapshot()  # before anything stops the run here: going on from this step, none is taken again
             is_last = run.step == settings.steps
-            metrics = run.metrics() if run.step % settings.log_every == 0 or is_last else {}
+            metrics = run.metrics() if run.logs(run.step) else {}
             try:
                 hooks.call("on_train_step", run=run, step=run.step, metrics=metrics)
             except (Interrupted, PluginError):
@@ -128,43 +149,22 @@ def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
                 save()
             if stopping:
                 raise Interrupted
-    except (Interrupted, PluginError) as error:
-        if run.step > saved_at:
-            with _noted(error):
-                save()
-        _end(hooks, run, error)
-        if isinstance(error, PluginError):
-            raise
-        if not workers.is_first:
-            raise StoppedByAnother from None
-        raise Interrupted(f"interrupted at step {run.step}; go on with --run {run.folder} --resume") from None
-    except Diverged as error:
-        _end(hooks, run, error)
-        raise Diverged(f"{error}: try a lower learning rate, or train.grad_clip = 1.0. {_left(run)}") from None
-    except BaseException as error:
-        _end(hooks, run, error)
-        raise
-    hooks.end(run, None)
 
-
-def _end(hooks: Hooks, run: TrainingRun, error: BaseException) -> None:
-    """Tell everybody that the run failed."""
-    with _noted(error):
-        hooks.end(run, error)
-
-
-@contextlib.contextmanager
-def _noted(error: BaseException) -> Iterator[None]:
-    """Keep what a plugin raises after an error from hiding that error."""
+    run.on_network_call, run.on_images = pause_here, show
     try:
-        yield
-    except PluginError as another:
-        error.add_note(str(another))
-
-
-def _left(run: TrainingRun) -> str:
-    newest = newest_whole(run.folder / CHECKPOINTS)
-    return f"The last good checkpoint is {newest}" if newest else "There is no checkpoint yet"
+        try:
+            take_steps()
+        except (Interrupted, PluginError, DataError) as error:
+            # a step that lacks its data has changed nothing; but other processes wait in the midst of it
+            if run.step > saved_at and not (isinstance(error, DataError) and workers.size > 1):
+                with noted(error):
+                    save()
+            raise
+    except BaseException as error:
+        with noted(error):
+            hooks.end(run, error)
+        raise explained(error, run) from error.__cause__
+    hooks.end(run, None)
 
 
 def _callbacks(recipe: Recipe) -> tuple[Callback, ...]:
@@ -177,17 +177,19 @@ def _opened(recipe: Recipe, folder: Path, resume: bool) -> Path | None:
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
     for place in (folder, folder / CHECKPOINTS, folder / SNAPSHOTS):
         delete_leftovers(place)
-    _claim(recipe, folder, resume)
-    return newest_whole(folder / CHECKPOINTS) if resume else None
+    _check_folder(recipe, folder, resume)
+    newest = newest_to_go_on_from(folder / CHECKPOINTS) if resume else None
+    write_atomically(folder / RECIPE, to_toml(recipe))
+    mark_as_newest(folder)
+    return newest
 
 
-def _claim(recipe: Recipe, folder: Path, resume: bool) -> None:
-    """Write the filled recipe into a new run folder, or check it against the one that is there."""
+def _check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Check that a run folder is new, or one of a run that can go on with a recipe."""
     file = folder / RECIPE
+    if not resume and (file.exists() or list_checkpoints(folder / CHECKPOINTS)):
+        raise UserError(f"{folder}: holds a run already: go on with --resume, or name another folder")
     if file.exists():
-        if not resume:
-            raise UserError(f"{folder}: holds a run already: go on with --resume, or name another folder")
         check_same(validate(read_document(file), str(file), folder, cross_check=False), recipe, str(file))
-    elif resume:
+    elif resume and not list_checkpoints(folder / CHECKPOINTS):
         raise UserError(f"{folder}: holds no run to resume: leave --resume away to start one")
-    write_atomically(file, to_toml(recipe))

@@ -20,12 +20,18 @@ MAY_CHANGE = {
     "train.keep_every",
     "train.ema.snapshots",
     "train.shard",
+    "train.device_batch_size",
 }
 """What doesn't change the steps taken so far. Paths may change too: data moves."""
 
 
 def check_same(old: Recipe, new: Recipe, source: str) -> None:
     """Check that a run of one recipe can go on with another.
+
+    Args:
+        old: The recipe of the run, or of the checkpoint that it is to go on from.
+        new: The recipe to go on with.
+        source: The file of the old one.
 
     Raises:
         RecipeError: With every setting that must not change.

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-import safetensors.torch
-
 from diffkit.errors import UserError
 from diffkit.interop.base import Exporter
 from diffkit.interop.diffusers.export_config import configs_of
@@ -17,7 +15,7 @@ from diffkit.interop.diffusers.names import to_theirs
 from diffkit.interop.diffusers.note import write_note
 from diffkit.interop.diffusers.unet_config import UNetConfig
 from diffkit.pipeline import Pipeline
-from diffkit.storage.files import new_folder
+from diffkit.storage.files import new_folder, write_tensors
 
 _VERSION = "0.35.0"
 """The oldest version that the folders are checked with."""
@@ -54,8 +52,7 @@ class DiffusersExporter(Exporter):
             _write_json(temporary / UNET / UNET_CONFIG, "UNet2DModel", _network(configs.unet))
             settings = scheduler.model_dump(mode="json", exclude_none=True)  # their own none may be another value
             _write_json(temporary / SCHEDULER / SCHEDULER_CONFIG, scheduler.class_name, settings)
-            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            safetensors.torch.save_file(contiguous, temporary / UNET / SAFE, texts)
+            write_tensors(tensors, temporary / UNET / SAFE, texts)
             if configs.pipeline is None:
                 (temporary / README).write_text(how_to_sample(pipeline, configs))
         names = [INDEX, f"{UNET}/{UNET_CONFIG}", f"{UNET}/{SAFE}", f"{SCHEDULER}/{SCHEDULER_CONFIG}"]
