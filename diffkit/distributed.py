@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
-from diffkit.data.progress import progress_bar
+from diffkit.data.progress import Advance, progress_bar
 from diffkit.errors import DiffkitError, exit_code_of
 
 T = TypeVar("T")
@@ -168,13 +168,13 @@ class Workers:
         return found
 
     @contextlib.contextmanager
-    def progress_bar(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress_bar(self, name: str, total: int) -> Iterator[Advance]:
         """Show the progress of this process's part, on the first one only."""
         if self.is_first:
             with progress_bar(name, total=total) as advance:
                 yield advance
         else:
-            yield lambda _: None
+            yield lambda count, note="": None
 
 
 class _Failure:

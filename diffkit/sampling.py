@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +12,10 @@ import numpy as np
 import safetensors.torch
 import torch
 from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from diffkit.data.decode import UnreadablePictureError, decode_as_is
 from diffkit.data.numpy_files import read_npy
+from diffkit.data.progress import progress_bar
 from diffkit.diffusion.process import half_log_snr
 from diffkit.distributed import Workers
 from diffkit.errors import RecipeError, UserError
@@ -245,27 +244,10 @@ def _with_progress(pipeline: Pipeline, settings: Sample, workers: Workers, **wha
     with contextlib.ExitStack() as shown:
         advance = None
         if workers.is_first:
-            advance = shown.enter_context(calls_progress("sampling", sum(counts) * settings.sampler.calls(levels)))
+            calls = sum(counts) * settings.sampler.calls(levels)
+            advance = shown.enter_context(progress_bar("sampling", calls, of="calls"))
         for start, count in zip(starts, counts, strict=True):
             yield from pipeline.batches(count, settings, first=start, on_call=advance, **what)
-
-
-@contextlib.contextmanager
-def calls_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr; gives the function that is told of images the network has seen.
-
-    Args:
-        title: What is being done.
-        total: How many images it will see, each time counted.
-    """
-    columns = (TextColumn(title), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=total)
-
-        def advance(images: int) -> None:
-            progress.advance(task, images)
-
-        yield advance
 
 
 def write_about(file: Path, source: Path, pipeline: Pipeline, settings: Sample, **about: Any) -> None:

@@ -6,11 +6,14 @@ imports what is heavy only when it runs.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Annotated, Any, NoReturn
 
@@ -19,7 +22,7 @@ from typer.core import TyperGroup
 
 from diffkit import __version__
 from diffkit.bounds import printable
-from diffkit.errors import DiffkitError, PluginError, did_you_mean, exit_code_of
+from diffkit.errors import DiffkitError, PluginError, did_you_mean, exit_code_of, reason_of
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Torch's idle threads sleep. Spinning, they make training several times slower wherever something else runs too."""
@@ -139,7 +142,8 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
-        app(args=[text for text in given if text != "--debug"], prog_name="diffkit")
+        with _terminated_as_interrupted():
+            app(args=[text for text in given if text != "--debug"], prog_name="diffkit")
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -148,12 +152,24 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C: what can go on says how, and files that are half written go away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _message(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, DiffkitError):
         return f"Error: {error}"
     if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
-        return f"Error: {place}{error.strerror or error}"
+        return f"Error: {reason_of(error)}"
     what = f"{type(error).__name__}: {error}".partition("\n")[0]
     return (
         f"Error: a fault of diffkit's own, not yours: {what}\n"

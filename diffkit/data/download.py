@@ -123,7 +123,7 @@ class ResumingDownloader:
         total = None if length is None else done + int(length)
         with (
             self._part.open("ab" if done else "wb") as out,
-            progress_bar(self._name, total, done, is_bytes=True) as advance,
+            progress_bar(self._name, total, done, of="bytes") as advance,
         ):
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 done += len(chunk)

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from diffkit.data.progress import progress_bar
 from diffkit.diffusion.edit.inpaint import walk
 from diffkit.editing.editor import Editor
 from diffkit.editing.pictures import read_mask, read_pictures
 from diffkit.images import grid, save_png
-from diffkit.sampling import IN_GRID, calls_progress, new_folder, write_about
+from diffkit.sampling import IN_GRID, new_folder, write_about
+from diffkit.storage.files import write_tensors
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Request:
         hole = read_mask(mask, size, resize=self.resize)
         steps = sum(1 for start, end in walk(self.editor.settings.steps, jump, repetitions) if start < end)
         folder = self._new_folder()
-        with calls_progress("inpainting", len(images) * count * steps) as advance:
+        with progress_bar("inpainting", len(images) * count * steps, of="calls") as advance:
             editor = self.editor.telling(advance)
             done = editor.inpaint(images, hole, count=count, jump=jump, repetitions=repetitions)
         about = {"images": _texts(files), "mask": str(mask), "count": count, "seed": self.editor.seed}
@@ -66,7 +67,7 @@ class Request:
         images = self._read(files)
         steps = self.editor.settings.sampler.calls(self.editor.last_part(strength))
         folder = self._new_folder()
-        with calls_progress("varying", len(images) * count * steps) as advance:
+        with progress_bar("varying", len(images) * count * steps, of="calls") as advance:
             done = self.editor.telling(advance).vary(images, strength, count=count)
         about = {"images": _texts(files), "strength": strength, "count": count, "seed": self.editor.seed}
         return self._write(folder, "vary", done, about, beside=images)
@@ -79,7 +80,7 @@ class Request:
         """
         self.editor.pipeline.shape(self.size)
         folder = self._new_folder()
-        with calls_progress("interpolating", count * self._calls) as advance:
+        with progress_bar("interpolating", count * self._calls, of="calls") as advance:
             done = self.editor.telling(advance).interpolate_seeds(first, last, count, self.size)
         return self._write(folder, "interpolate", done, {"seeds": [first, last]})
 
@@ -92,7 +93,7 @@ class Request:
         images = self._read([first, last])
         self.editor.check_invertible()
         folder = self._new_folder()
-        with calls_progress("interpolating", count * self._calls + 2 * self.editor.settings.steps) as advance:
+        with progress_bar("interpolating", count * self._calls + 2 * self.editor.settings.steps, of="calls") as advance:
             done = self.editor.telling(advance).interpolate_images(images, count)
         row = torch.cat([images[:1], done, images[1:]])
         return self._write(folder, "interpolate", done, {"images": _texts([first, last])}, row=row)
@@ -109,9 +110,9 @@ class Request:
         images = self._read(files)
         self.editor.check_invertible()
         folder = self._new_folder()
-        with calls_progress("inverting", len(images) * (self.editor.settings.steps + self._calls)) as advance:
+        with progress_bar("inverting", len(images) * (self.editor.settings.steps + self._calls), of="calls") as advance:
             done = self.editor.telling(advance).invert(images)
-        save_file({"noise": done.noise.contiguous()}, folder / "noise.safetensors")
+        write_tensors({"noise": done.noise}, folder / "noise.safetensors")
         errors = [round(error, 4) for error in done.errors.tolist()]
         about = {"images": _texts(files), "errors": errors}
         written = self._write(folder, "invert", done.images, about, beside=images)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from diffkit.data.base import DataInfo, Images
 from diffkit.data.batches import Batches
 from diffkit.data.pixels import to_unit
+from diffkit.data.progress import progress_bar
 from diffkit.diffusion.process import per_image
 from diffkit.errors import DataError, Diverged, Interrupted, RecipeError, UserError
 from diffkit.random import derive_seed, numpy_generator, torch_generator
@@ -107,9 +106,7 @@ def _trained(
     network = settings.network.build(data).to(device).train()
     batches = Batches(images, settings.batch_size, seed, recipe.data.flip)
     optimizer = settings.optimizer.build(network.parameters())
-    columns = (TextColumn("classifier"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=settings.steps, loss="")
+    with progress_bar("classifier", settings.steps) as advance:
         for step in range(settings.steps):
             if stop.requested:
                 raise Interrupted(f"interrupted at step {step} of the classifier: nothing is written")
@@ -124,9 +121,8 @@ def _trained(
             for group in optimizer.param_groups:
                 group["lr"] = settings.optimizer.lr * factor
             optimizer.step()
-            progress.advance(task)
-            if step % CHECK_EVERY == 0 or step == settings.steps - 1:
-                progress.update(task, loss=f"loss {_finite(loss.item(), step):.4f}")
+            is_checked = step % CHECK_EVERY == 0 or step == settings.steps - 1
+            advance(1, f"loss {_finite(loss.item(), step):.4f}" if is_checked else "")
     _finite(sum(parameter.detach().sum().item() for parameter in network.parameters()), settings.steps)
     return network.eval()
 

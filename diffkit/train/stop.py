@@ -11,18 +11,24 @@ from typing import Any
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop: by Ctrl-C, SIGTERM, or by setting `requested`."""
+    """Whether somebody asked the run to stop: by Ctrl-C, SIGTERM, SIGHUP, or by setting `requested`."""
 
     def __init__(self) -> None:
         self.requested = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Take Ctrl-C and SIGTERM as requests. A second Ctrl-C stops at once, without a checkpoint."""
+        """Take Ctrl-C, SIGTERM and SIGHUP, of a closed terminal, as requests; nohup's word is kept.
+
+        A second Ctrl-C stops at once, without a checkpoint.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield  # signals reach the main thread only
             return
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield
         finally:

@@ -1,5 +1,7 @@
 """Every sampler with a trained network, from a recipe's settings to images."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -31,8 +33,13 @@ def test_images_of_a_network_and_its_number_of_calls(pipeline, sampler, steps):
 
 def test_the_progress_bar_ends_with_the_last_call_of_the_network(pipeline, tmp_path, monkeypatch):
     totals, advanced = [], []
-    monkeypatch.setattr("diffkit.sampling.Progress.add_task", lambda self, text, total: totals.append(total))
-    monkeypatch.setattr("diffkit.sampling.Progress.advance", lambda self, task, images: advanced.append(images))
+
+    @contextlib.contextmanager
+    def noting(name, total, of):
+        totals.append(total)
+        yield advanced.append
+
+    monkeypatch.setattr("diffkit.sampling.progress_bar", noting)
     settings = sample_settings(pipeline.recipe, {"count": 3, "batch_size": 2, "sampler": "heun", "steps": 4})
     sample_to_folder(pipeline, settings, tmp_path, out=tmp_path / "out")
     assert totals == [3 * 7]
