@@ -11,6 +11,9 @@ from diffkit.errors import OutOfMemory
 SAYINGS = re.compile(r"DefaultCPUAllocator|out of memory|not enough memory|ALLOC_FAILED|bad_alloc|bad allocation")
 """What torch's allocators, its libraries and C++ say; only that of CUDA has a type of its own."""
 
+NO_LESS = "take a smaller model, or a device with more memory"
+"""What to do where a single image is too much, or what was too much is no image."""
+
 TRIED = re.compile(r"[Tt]ried to allocate (\d+) bytes|Tried to allocate ([\d.]+ [KMG]iB)")
 
 
@@ -20,16 +23,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def advising(setting: str, images: int, otherwise: str) -> Iterator[None]:
+def advising(setting: str, images: int) -> Iterator[None]:
     """Say what to do if memory runs out while the block works on some images at once.
 
     Args:
         setting: What limits their number.
         images: Their number.
-        otherwise: What else to do, where there is only one image.
 
     Raises:
-        OutOfMemory: Says to halve the setting.
+        OutOfMemory: Says to lower the setting to half of their number.
     """
     try:
         yield
@@ -37,7 +39,7 @@ def advising(setting: str, images: int, otherwise: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         several = f"{images} images" if images > 1 else "1 image"
-        lower = f"set {setting} = {images // 2}" if images > 1 else otherwise
+        lower = f"lower {setting} to {images // 2}" if images > 1 else NO_LESS
         raise OutOfMemory(f"out of memory with {several} at once{_tried(error)}: {lower}") from error
 
 

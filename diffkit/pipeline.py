@@ -21,6 +21,7 @@ from diffkit.diffusion.guidance import Guidance
 from diffkit.diffusion.process import Level
 from diffkit.errors import UserError, did_you_mean
 from diffkit.nn.base import Ports
+from diffkit.out_of_memory import advising
 from diffkit.random import ImageNoise, derive_seed
 from diffkit.recipe.rules import guidance_refused, spacing_refused, walk_refused
 from diffkit.recipe.tables import Recipe, Sample
@@ -40,7 +41,8 @@ def build_network(recipe: Recipe, data: DataInfo, device: torch.device | str = "
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
         network = recipe.model.build(data, ports_of(recipe, data))
-    return network.to(device)
+    where = {tensor.device for tensor in (*network.parameters(), *network.buffers())}
+    return network if where == {torch.device(device)} else network.to(device)
 
 
 def ports_of(recipe: Recipe, data: DataInfo) -> Ports:
@@ -349,7 +351,7 @@ class Pipeline:
                 vectors=None if vectors is None else vectors[torch.tensor(numbers) % len(vectors)],
             )
             noise = ImageNoise(seed, numbers, shape, self.device)
-            with torch.inference_mode():
+            with torch.inference_mode(), advising("--batch-size (batch_size of [sample])", len(numbers)):
                 x0 = generate(denoise, settings.sampler, levels, noise)
                 images = to_uint8(x0).cpu()
             yield Batch(numbers, images, labels)

@@ -18,7 +18,7 @@ from diffkit.data.numpy_files import read_npy
 from diffkit.data.progress import progress_bar
 from diffkit.diffusion.process import half_log_snr
 from diffkit.distributed import Workers
-from diffkit.errors import RecipeError, UserError
+from diffkit.errors import RecipeError, UserError, naming
 from diffkit.images import grid, save_png
 from diffkit.pipeline import Batch, Pipeline
 from diffkit.recipe.overrides import apply_override
@@ -233,7 +233,8 @@ def _write_npz(rows: Mapping[str, torch.Tensor], file: Path) -> None:
     arrays = {"images": rows["images"].permute(0, 2, 3, 1).contiguous().numpy()}
     if "labels" in rows:
         arrays["labels"] = rows["labels"].numpy()
-    np.savez_compressed(file, allow_pickle=False, **arrays)
+    with naming(file):
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def _with_progress(pipeline: Pipeline, settings: Sample, workers: Workers, **what: Any) -> Iterator[Batch]:

@@ -37,7 +37,7 @@ class Jsonl(Callback):
             _write(temporary, "w", "".join(f"{line}\n" for line in kept))
             temporary.replace(file)
 
-    @hookimpl
+    @hookimpl(tryfirst=True)  # before what may raise: the checkpoint that follows is of a step that is logged
     def on_train_step(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         """Write one line."""
         if metrics:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from diffkit.errors import UserError
+from diffkit.errors import UserError, naming
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +136,7 @@ def write_new(file: Path, content: str | bytes, *, force: bool = False) -> None:
         UserError: If a file is there, or none can be written.
     """
     try:
-        with file.open("wb" if force else "xb") as stream:
+        with naming(file), file.open("wb" if force else "xb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
     except FileExistsError:
         raise UserError(f"{file}: exists already; --force overwrites it") from None

@@ -22,7 +22,8 @@ from typer.core import TyperGroup
 
 from diffkit import __version__
 from diffkit.bounds import printable
-from diffkit.errors import DiffkitError, PluginError, did_you_mean, exit_code_of, reason_of
+from diffkit.errors import DiffkitError, OutOfMemory, PluginError, did_you_mean, exit_code_of, reason_of
+from diffkit.out_of_memory import NO_LESS, is_out_of_memory
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Torch's idle threads sleep. Spinning, they make training several times slower wherever something else runs too."""
@@ -144,7 +145,8 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         with _terminated_as_interrupted():
             app(args=[text for text in given if text != "--debug"], prog_name="diffkit")
-    except Exception as error:
+    except Exception as raised:
+        error = OutOfMemory(f"out of memory: {NO_LESS} ({raised})") if is_out_of_memory(raised) else raised
         if debug:
             traceback.print_exc()
         print(printable(_message(error, given)), file=sys.stderr)

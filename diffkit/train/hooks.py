@@ -10,7 +10,7 @@ from typing import Any
 import pluggy
 
 from diffkit.callbacks.base import Callback, Run
-from diffkit.errors import Diverged, Interrupted, PluginError, UserError, WriteError
+from diffkit.errors import Diverged, Interrupted, PluginError, UserError, WriteError, reason_of
 from diffkit.plugins import hookspecs
 
 
@@ -92,5 +92,9 @@ def _named(what: str) -> Iterator[None]:
     except (Interrupted, Diverged, PluginError, WriteError):
         raise
     except (Exception, SystemExit) as error:
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, UserError):
+            reason = str(error)
+        else:
+            is_of_file = isinstance(error, OSError) and error.filename
+            reason = reason_of(error) if is_of_file else f"{type(error).__name__}: {error}"
         raise PluginError(f"{what}: {reason}") from error

@@ -37,9 +37,6 @@ from diffkit.train.teacher import read_teacher
 ALWAYS = ("jsonl", "progress")
 """Callbacks that every run has; a recipe names them only to change their settings."""
 
-NO_LESS = "take a smaller model, or a device with more memory"
-"""What to do where a single image is too much."""
-
 
 def train(
     recipe: Recipe,
@@ -133,7 +130,7 @@ def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
         hooks.call("on_train_start", run=run)
         run.start_clock()
         while run.step < settings.steps:
-            with advising("train.device_batch_size", at_once, NO_LESS):
+            with advising("train.device_batch_size", at_once):
                 run.take_step()
             with must_be_written():
                 run.save_snapshot()  # before anything stops the run here: going on from this step, none is taken again
