@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diffkit.bounds import printable
 from diffkit.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ HEADINGS = ("run", "state", "step", "loss", "images/s", "left", "last checkpoint
 
 def _row(one: Overview) -> tuple[str, ...]:
     return (
-        one.folder.name,
+        printable(one.folder.name),
         one.state,
         f"{one.step:,} of {one.total_steps:,}" if one.total_steps is not None else f"{one.step:,}",
         "" if one.loss is None else f"{one.loss:.4g}",

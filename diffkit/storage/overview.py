@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diffkit.bounds import parse_json, read_bytes
-from diffkit.storage.checkpoint import list_checkpoints
+from diffkit.bounds import parse_json, parse_toml, read_bytes
+from diffkit.storage.checkpoint import LARGEST_STEP, list_checkpoints
 from diffkit.storage.runs import CHECKPOINTS, METRICS, RECIPE, RUNS, is_locked
 
 TAIL = 2**16
 """So many bytes at the end of a log hold its last line."""
+
+SLOWEST = 1e-9
+"""Images per second. What is slower than one in decades is something else."""
 
 State = Literal["training", "done", "stopped", "damaged"]
 
@@ -60,32 +63,36 @@ def overview(folder: Path) -> Overview:
     """Return what is known of a run."""
     train = _train_table(folder / RECIPE)
     total, batch = (train.get(key) for key in ("steps", "batch_size"))
-    last: dict[str, Any] = next(_events(folder / METRICS), {})
+    last = next(_events(folder / METRICS), {})
     checkpoint = next(reversed(list_checkpoints(folder / CHECKPOINTS)), None)
     saved = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
-    step, speed = max(saved, last.get("step", 0)), last.get("images_per_second")
+    step, speed = max(saved, int(last.get("step", 0))), last.get("images_per_second")
     if total is None:
         state: State = "damaged"
     elif is_locked(folder):
         state = "training"
     else:
         state = "done" if saved >= total else "stopped"
-    left = (total - step) * batch / speed if state == "training" and batch and speed else None
+    left = None
+    if state == "training" and total is not None and batch is not None and speed is not None:
+        left = max(0, total - step) * batch / speed
     return Overview(folder, state, step, total, last.get("loss"), speed, left, checkpoint)
 
 
 def _train_table(recipe: Path) -> dict[str, int]:
-    """Return the whole numbers of a recipe's ``[train]``; none if it cannot be read."""
+    """Return the counts in a recipe's ``[train]``; none if it cannot be read."""
     try:
-        table = tomllib.loads(read_bytes(recipe).decode())["train"]
-        return {key: value for key, value in table.items() if type(value) is int}
-    except (OSError, ValueError, KeyError, AttributeError, RecursionError):
+        table = parse_toml(read_bytes(recipe).decode())["train"]
+        return {key: value for key, value in table.items() if type(value) is int and 0 < value <= LARGEST_STEP}
+    except (OSError, ValueError, KeyError, AttributeError):
         return {}
 
 
-def _events(metrics: Path) -> Iterator[dict[str, Any]]:
-    """Yield the whole log events at the end of a log, the last one first."""
+def _events(metrics: Path) -> Iterator[dict[str, float]]:
+    """Yield the numbers of the whole log events at the end of a log, the last one first."""
     try:
+        if not metrics.is_file():  # but a pipe, which could be waited on for ever
+            return
         with metrics.open("rb") as stream:
             stream.seek(-min(TAIL, stream.seek(0, os.SEEK_END)), os.SEEK_END)
             lines = stream.read().splitlines()
@@ -93,8 +100,17 @@ def _events(metrics: Path) -> Iterator[dict[str, Any]]:
         return
     for line in reversed(lines):
         try:
-            event = {key: value for key, value in parse_json(line).items() if isinstance(value, int | float)}
+            event = {key: value for key, value in parse_json(line).items() if _can_be(key, value)}
         except (ValueError, AttributeError):
             continue  # the line that is being written
-        if type(event.get("step")) is int:
+        if "step" in event:
             yield event
+
+
+def _can_be(name: str, value: object) -> bool:
+    """Return whether a training can have logged a number under this name."""
+    if name == "step":
+        return type(value) is int and 0 <= value <= LARGEST_STEP
+    if name == "images_per_second":
+        return type(value) is float and SLOWEST <= value < math.inf
+    return type(value) is float and math.isfinite(value)

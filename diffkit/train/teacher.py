@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffkit.bounds import parse_json
 from diffkit.data.base import DataInfo
 from diffkit.diffusion.distillation.base import Distillation
 from diffkit.diffusion.distillation.estimator import Estimator
@@ -119,7 +120,7 @@ class Teacher:
             CheckpointError: If there are none, or others.
             KeyError: If the checkpoint has no teacher, or one of another network.
         """
-        about = json.loads(read_metadata(checkpoint.folder / MODEL)[TEACHER])
+        about = parse_json(read_metadata(checkpoint.folder / MODEL)[TEACHER])
         path = self._distillation.teacher
         if str(path) != about["path"] and sha256(file := find_weights(path, "ema")) != about["sha256"]:
             raise CheckpointError(

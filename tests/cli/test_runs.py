@@ -27,6 +27,12 @@ def test_no_runs(diffkit, tmp_path):
     assert diffkit("runs", tmp_path, "--json").out == "[]\n"
 
 
+def test_a_folders_name_writes_nothing_over_the_terminal(diffkit, tmp_path):
+    (tmp_path / "a\x1b[2J-1").mkdir()
+    (tmp_path / "a\x1b[2J-1" / "recipe.toml").touch()
+    assert diffkit("runs", tmp_path).out.splitlines()[1].startswith(r"a\x1b[2J-1  damaged")
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (61, "1 min"), (3600, "1 h 0 min"), (90061, "25 h 1 min")])
 def test_durations(seconds, text):
     assert _duration(seconds) == text

@@ -6,7 +6,9 @@ for so long, under a limit of memory.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import gzip
 import importlib.util
 import io
@@ -32,6 +34,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffkit.callbacks.jsonl import Jsonl
+from diffkit.cli.runs import _row
 from diffkit.data import cifar10
 from diffkit.data.arrays import Arrays
 from diffkit.data.base import DataInfo
@@ -48,11 +51,15 @@ from diffkit.interop.formats import importers, is_foreign, load_any, read_foreig
 from diffkit.pipeline import Pipeline
 from diffkit.recipe.load import read_document, validate
 from diffkit.recipe.overrides import apply_override
+from diffkit.recipe.tables import Recipe
 from diffkit.sampling import describe_walk
-from diffkit.storage.checkpoint import STATE, make_header, read_checkpoint
+from diffkit.storage.checkpoint import STATE, list_checkpoints, make_header, read_checkpoint, read_metadata
 from diffkit.storage.classifier import read_classifier, write_classifier
-from diffkit.storage.runs import find_weights
+from diffkit.storage.overview import overview
+from diffkit.storage.runs import find_weights, locked
 from diffkit.sweeping import CELLS, _Notes
+from diffkit.train.loop import train
+from diffkit.train.run import TrainingRun
 
 EXAMPLES, OF_MODELS = 25, 8
 """Files that each parser sees as a part of the suite, and those of models, which take longer to build."""
@@ -195,6 +202,12 @@ def edited_json(content: bytes) -> st.SearchStrategy[bytes]:
     return edited(json.loads(content)).map(as_json) | mutated(content)
 
 
+def edited_line(content: bytes) -> st.SearchStrategy[bytes]:
+    """A log whose last line says something else."""
+    *before, last = content.splitlines(keepends=True)
+    return edited_json(last).map(lambda line: b"".join([*before, line]))
+
+
 def edited_toml(content: bytes) -> st.SearchStrategy[bytes]:
     return edited(tomllib.loads(content.decode())).map(as_toml) | mutated(content)
 
@@ -293,6 +306,27 @@ def _log(file: Path) -> None:
     Jsonl().on_train_start(SimpleNamespace(folder=folder, step=5))  # type: ignore[arg-type]
 
 
+def _runs(folder: Path) -> None:
+    for holding in (contextlib.nullcontext(), locked(folder)):
+        with holding:
+            found = overview(folder)
+        assert all(_row(found)[:3])
+        json.dumps(found.to_json(), allow_nan=False)
+
+
+def _teachers_note(student: Path, recipe: Recipe) -> Callable[[Path], None]:
+    """Reads what a checkpoint says of a student's teacher. Its hashes are no protection: who wrote it made them too."""
+    run = TrainingRun(recipe, student, recipe.data.info(), recipe.data.open(), torch.device("cpu"))
+    checkpoint = read_checkpoint(list_checkpoints(student / "checkpoints")[-1])
+
+    def read(file: Path) -> None:
+        header = {"teacher": file.read_bytes().decode("utf-8", "replace")}
+        safetensors.torch.save_file({}, file.with_name("model.safetensors"), header)
+        run.load(dataclasses.replace(checkpoint, folder=file.parent))
+
+    return read
+
+
 def _override(file: Path) -> None:
     text = file.read_bytes().decode("utf-8", "replace")
     document: dict[str, Any] = {"train": {"steps": 3}, "callbacks": [{"kind": "x"}], "process": "ddpm"}
@@ -334,6 +368,13 @@ def parsers(trained: Path, tiny: Any, tmp_path_factory: pytest.TempPathFactory) 
             member = tarfile.TarInfo(f"{cifar10.FOLDER}/data_batch_{number}.bin")
             member.size, member.pax_headers = cifar10.RECORD, {"comment": "é"}
             tar.addfile(member, io.BytesIO(bytes(cifar10.RECORD)))
+
+    velocity = "objective.prediction=velocity"
+    train(tiny(velocity, "train.steps=1"), here / "teacher")
+    distillation = f"distillation={{kind='consistency', teacher={str(here / 'teacher')!r}}}"
+    student = tiny(velocity, "train.steps=1", "sample={sampler='consistency', steps=2}", distillation)
+    train(student, here / "student")
+    about = read_metadata(find_weights(here / "student", "raw"))["teacher"]
 
     torch.save({"model": {"init_conv.weight": torch.ones(8, 3, 7, 7)}, "step": 3, "version": "2.0"}, here / "zip.pt")
     torch.save({"weight": torch.ones(2)}, here / "old.pt", _use_new_zipfile_serialization=False)
@@ -389,6 +430,18 @@ def parsers(trained: Path, tiny: Any, tmp_path_factory: pytest.TempPathFactory) 
         "parts": Parser(_kept, {"part": safetensors.torch.save({"number": torch.arange(3), "x": torch.ones(3, 2)})}),
         "sweep": Parser(
             lambda folder: _Notes(folder), {CELLS: b'{"key": "ab", "jackknife": "0", "scores": {}}\n' * 2}, alone=False
+        ),
+        "runs": Parser(
+            _runs,
+            {
+                "recipe.toml": (trained / "recipe.toml").read_bytes(),
+                "metrics.jsonl": (trained / "metrics.jsonl").read_bytes(),
+            },
+            {"recipe.toml": edited_toml, "metrics.jsonl": edited_line},
+            alone=False,
+        ),
+        "teacher": Parser(
+            _teachers_note(here / "student", student), {"note.json": about.encode()}, {"note.json": edited_json}
         ),
         "log": Parser(_log, {"metrics.jsonl": b'{"step": 3, "loss": 0.5}\n{"step": 9}\n'}),
     }
@@ -486,6 +539,8 @@ NAMES = [
         "parts",
         "sweep",
         "log",
+        "runs",
+        "teacher",
         "edm",
         "guided",
     ),
@@ -505,7 +560,7 @@ def test_any_file_ends_in_a_message(name: str, parsers: dict[str, Parser], tmp_p
     parser = parsers[name]
     if name not in ("torch", "torch before 1.6", "sweep"):
         parser.read(write(parser, tmp_path / "files"))  # the valid one is read
-    examples = OF_MODELS if name in ("recipe", "diffusers", "edm", "guided") else EXAMPLES
+    examples = OF_MODELS if name in ("recipe", "teacher", "diffusers", "edm", "guided") else EXAMPLES
     fuzz(parser, tmp_path / "files", examples=examples, start=0, phases=[Phase.generate])
 
 

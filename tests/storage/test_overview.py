@@ -66,13 +66,41 @@ def test_what_is_no_whole_log_event_is_passed_over(tmp_path, end):
     assert overview(make(tmp_path / "a-1", EVENT, end=end)).step == 60
 
 
+@pytest.mark.parametrize("speed", ["NaN", "Infinity", "-4.0", "0.0", "1e-320", "true", "4", "9" * 400, '"4.0"', "null"])
+def test_a_speed_that_no_training_has_gives_no_time_left(tmp_path, speed):
+    folder = make(tmp_path / "a-1", EVENT, end=f'{{"step": 70, "loss": NaN, "images_per_second": {speed}}}\n')
+    with locked(folder):
+        found = overview(folder)
+    assert (found.step, found.loss, found.images_per_second, found.seconds_left) == (70, None, None, None)
+
+
+@pytest.mark.parametrize("step", ["-1", "true", "7.5", str(2**53 + 1)])
+def test_a_step_that_no_training_takes_is_passed_over(tmp_path, step):
+    assert overview(make(tmp_path / "a-1", EVENT, end=f'{{"step": {step}}}\n')).step == 60
+
+
+def test_a_run_beyond_its_end_has_no_negative_time_left(tmp_path):
+    folder = make(tmp_path / "a-1", {**EVENT, "step": 101})
+    with locked(folder):
+        assert overview(folder).seconds_left == 0
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "recipe.toml", ".lock"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    folder = make(tmp_path / "a-1")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert overview(folder).state in ("stopped", "damaged")
+
+
 def test_only_the_end_of_a_long_log_is_read(tmp_path):
     folder = make(tmp_path / "a-1", *({**EVENT, "step": n} for n in range(TAIL // 20)))
     assert (folder / "metrics.jsonl").stat().st_size > TAIL
     assert overview(folder).step == TAIL // 20 - 1
 
 
-@pytest.mark.parametrize("recipe", ["", "train = 3", "[train", "[train]\nsteps = true", "\0"])
+@pytest.mark.parametrize("recipe", ["", "train = 3", "[train", "[train]\nsteps = true", "[train]\nsteps = -1", "\0"])
 def test_a_damaged_recipe(tmp_path, recipe):
     found = overview(make(tmp_path / "a-1", EVENT, recipe=recipe))
     assert (found.state, found.step, found.total_steps) == ("damaged", 60, None)
