@@ -21,9 +21,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from diffkit.benchmarking.clock import Action, synchronize, timed
 from diffkit.train.run import TrainingRun
 
-STEP = "diffkit:noise and loss"
+STEP = "diffkit part:noise and loss"
 """The whole step; what lies in it and in nothing else is this."""
-PREFIX = "diffkit:"
+PREFIX = "diffkit part:"
 NETWORK = "network itself"
 """What a network does outside of its parts."""
 BACKWARD = "autograd::engine::evaluate_function: "

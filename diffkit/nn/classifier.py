@@ -14,6 +14,7 @@ from diffkit.nn.base import Activation, Attention, Downsample, Norm, ResnetBlock
 from diffkit.nn.downsample import Unconditioned
 from diffkit.nn.init import conv, linear
 from diffkit.nn.network import Parts
+from diffkit.nn.norm import activated
 from diffkit.spec import Many, Spec
 
 
@@ -136,4 +137,4 @@ class ClassifierNetwork(nn.Module):
         h = self.conv_in(x)
         for layer in self.layers:
             h = layer(h, embedding)
-        return self.out(self.activation(self.norm_out(h)).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+        return self.out(activated(self.norm_out, self.activation, h).mean(dim=(2, 3)))  # type: ignore[no-any-return]

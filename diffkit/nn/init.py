@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from torch import nn
 
+from diffkit.nn.convolution import Conv2d
+
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -33,7 +35,7 @@ def conv(in_channels: int, out_channels: int, kernel: int = 3, *, stride: int = 
     """Make a convolution with initial weights of `init`. It keeps the sides (odd kernels) or halves even ones (stride
     2, kernels 3 and 4).
     """
-    return init(nn.Conv2d(in_channels, out_channels, kernel, stride, padding=(kernel - 1) // 2), scale)
+    return init(Conv2d(in_channels, out_channels, kernel, stride, padding=(kernel - 1) // 2), scale)
 
 
 def linear(in_features: int, out_features: int, *, scale: float = 1.0) -> nn.Linear:

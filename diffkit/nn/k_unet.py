@@ -24,9 +24,11 @@ from diffkit.nn.base import (
     Upsample,
     nearest_sizes,
 )
+from diffkit.nn.convolution import Conv2d
 from diffkit.nn.embedded import EmbeddedModel, EmbeddedNetwork
 from diffkit.nn.init import conv, init, linear
 from diffkit.nn.network import Parts
+from diffkit.nn.norm import GroupNorm, activated
 from diffkit.spec import Many
 
 
@@ -198,7 +200,7 @@ class KUNetNetwork(EmbeddedNetwork):
                 h = self.middle_attention(h)
         for stage in self.up:
             h, _ = stage(torch.cat((h, skips.pop()), dim=1), raw, embedding)
-        return self.leave(self.conv_out(self.activation_out(self.norm_out(h))), time)
+        return self.leave(self.conv_out(activated(self.norm_out, self.activation_out, h)), time)
 
 
 class KStage(nn.Module):
@@ -235,42 +237,41 @@ class KBlock(nn.Module):
 
     def __init__(self, spec: KUNet, in_channels: int, out_channels: int, level_channels: int, size: int) -> None:
         super().__init__()
-        self.norm1 = AdaptiveNorm(spec.groups(in_channels), in_channels, size, spec.eps)
+        self.norm1 = AdaptiveNorm(spec.groups(in_channels), in_channels, size, spec.eps, spec.activation)
         self.conv1 = conv(in_channels, out_channels)
-        self.norm2 = AdaptiveNorm(spec.groups(level_channels), out_channels, size, spec.eps)
+        self.norm2 = AdaptiveNorm(spec.groups(level_channels), out_channels, size, spec.eps, spec.activation)
         self.conv2 = conv(out_channels, out_channels, scale=0)
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:
-            self.shortcut = init(nn.Conv2d(in_channels, out_channels, 1, bias=False))
-        self.activation = spec.activation.build()
+            self.shortcut = init(Conv2d(in_channels, out_channels, 1, bias=False))
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map ``[N, in, H, W]`` and ``[N, embedding]`` to ``[N, out, H, W]``."""
-        h = self.conv1(self.activation(self.norm1(x, embedding)))
-        h = self.conv2(self.dropout(self.activation(self.norm2(h, embedding))))
+        h = self.conv1(self.norm1(x, embedding))
+        h = self.conv2(self.dropout(self.norm2(h, embedding)))
         h += self.shortcut(x)
         return h  # type: ignore[no-any-return]
 
 
 class AdaptiveNorm(nn.Module):
-    """Group normalization that the embedding scales and shifts.
+    """Group normalization that the embedding scales and shifts, and the activation behind it.
 
     Raises:
         ValueError: If the channels cannot be split into so many equal groups.
     """
 
-    def __init__(self, groups: int, channels: int, size: int, eps: float) -> None:
+    def __init__(self, groups: int, channels: int, size: int, eps: float, activation: Activation) -> None:
         super().__init__()
         if channels % groups:
             raise ValueError(
                 f"{channels} channels cannot be split into {groups} equal groups: set channels that group_size "
                 "divides, so that each level's number of groups divides the channels of the level before too"
             )
-        self.norm = nn.GroupNorm(groups, channels, eps, affine=False)
+        self.norm = GroupNorm(groups, channels, eps, affine=False)
         self.embed = linear(size, 2 * channels)
+        self.activation = activation.build()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map ``[N, channels, H, W]`` and ``[N, embedding]`` to the shape of `x`."""
-        scale, shift = self.embed(embedding)[:, :, None, None].chunk(2, dim=1)
-        return torch.addcmul(shift, self.norm(x), 1 + scale)
+        return activated(self.norm, self.activation, x, *self.embed(embedding).chunk(2, dim=1))

@@ -14,6 +14,7 @@ from diffkit.errors import Problem
 from diffkit.nn.base import Attention, Downsample, Norm, Ports, ResnetBlock, Style, Upsample
 from diffkit.nn.embedded import EmbeddedNetwork
 from diffkit.nn.init import conv
+from diffkit.nn.norm import activated
 
 if TYPE_CHECKING:
     from diffkit.nn.unet import UNet
@@ -244,7 +245,7 @@ class Output(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, channels, H, W]`` to ``[N, out_channels, H, W]``."""
-        return self.conv(self.activation(self.norm(x)))  # type: ignore[no-any-return]
+        return self.conv(activated(self.norm, self.activation, x))  # type: ignore[no-any-return]
 
 
 def _downsample(level: Level, embedding_channels: int) -> Callable[[], nn.Module]:

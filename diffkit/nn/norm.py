@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from diffkit.kernels import normalization
 from diffkit.nn.base import Norm, divisors
 
 
@@ -38,7 +40,7 @@ class Group(Norm):
                 f"{channels} channels cannot be split into {groups} equal groups. Allowed for {channels} "
                 f"channels: groups = {divisors(channels)}"
             )
-        return nn.GroupNorm(groups, channels, self.eps)
+        return GroupNorm(groups, channels, self.eps)
 
 
 class Layer(Norm):
@@ -81,6 +83,59 @@ class NoNorm(Norm):
     def build(self, channels: int) -> nn.Module:
         """Return the identity."""
         return nn.Identity()
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's group normalization, which can bring an embedding in and apply SiLU; on processors in one pass.
+
+    See `diffkit.kernels`: results differ from torch's own by rounding, and ``DIFFKIT_KERNELS=plain`` turns it off.
+    """
+
+    def forward(
+        self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, *, silu: bool = False
+    ) -> Tensor:
+        """Return act((1 + scale) norm(x) + shift).
+
+        Args:
+            x: Maps ``[N, C, H, W]``.
+            scale: Of each image and channel, ``[N, C]``; nothing by default.
+            shift: The same; given if and only if `scale` is.
+            silu: Whether act is SiLU, not the identity.
+        """
+        if not normalization.applies(x, self.num_groups):
+            h = _modulated(super().forward(x), scale, shift)
+            return nn.functional.silu(h) if silu else h
+        shape = len(x), self.num_channels
+        weight = self.weight.expand(shape) if self.affine else x.new_ones(shape)
+        bias = self.bias.expand(shape) if self.affine else x.new_zeros(shape)
+        if scale is not None and shift is not None:
+            weight, bias = weight * (1 + scale), torch.addcmul(shift, bias, 1 + scale)
+        normalized: Tensor = normalization.group_norm(x, weight, bias, self.num_groups, self.eps, silu)[0]
+        return normalized
+
+
+def activated(
+    norm: nn.Module, activation: nn.Module, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
+    """Return act((1 + scale) norm(x) + shift), in one go where norm and activation can be that.
+
+    Args:
+        norm: A normalization of maps.
+        activation: What follows.
+        x: Maps ``[N, C, H, W]``.
+        scale: Of each image and channel, ``[N, C]``; nothing by default.
+        shift: The same; given if and only if `scale` is.
+    """
+    if isinstance(norm, GroupNorm) and isinstance(activation, nn.SiLU):
+        h: Tensor = norm(x, scale, shift, silu=True)
+        return h
+    return activation(_modulated(norm(x), scale, shift))  # type: ignore[no-any-return]
+
+
+def _modulated(h: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    if scale is None or shift is None:
+        return h
+    return torch.addcmul(shift[:, :, None, None], h, 1 + scale[:, :, None, None])
 
 
 class _OverChannels(nn.Module):

@@ -9,7 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from diffkit.nn.base import ResnetBlock, Style
+from diffkit.nn.convolution import Conv2d
 from diffkit.nn.init import conv, init, linear, silence
+from diffkit.nn.norm import activated
 
 
 class PostNorm(ResnetBlock):
@@ -63,7 +65,7 @@ class PostNormBlock(nn.Module):
     ) -> None:
         super().__init__()
         inside, outside, embedding = channels
-        make = StandardizedConv if spec.standardize else nn.Conv2d
+        make = StandardizedConv if spec.standardize else Conv2d
         self.conv1 = init(make(inside, outside, 3, padding=1))
         self.norm1 = style.norm.build(outside)
         self.embed = linear(embedding, 2 * outside)
@@ -78,12 +80,13 @@ class PostNormBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map ``[N, in, H, W]`` and ``[N, embedding]`` to ``[N, out, H, W]``, or other sides where it resamples."""
         x = self.resample(x)
-        scale, shift = self.embed(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = self.dropout(self.activation(torch.addcmul(shift, self.norm1(self.conv1(x)), 1 + scale)))
-        return self.activation(self.norm2(self.conv2(h))) + self.shortcut(x)  # type: ignore[no-any-return]
+        scale, shift = self.embed(embedding).chunk(2, dim=1)
+        h = self.dropout(activated(self.norm1, self.activation, self.conv1(x), scale, shift))
+        h = activated(self.norm2, self.activation, self.conv2(h))
+        return h + self.shortcut(x)  # type: ignore[no-any-return]
 
 
-class StandardizedConv(nn.Conv2d):
+class StandardizedConv(Conv2d):
     """A convolution whose weights have, for each output channel, mean 0 and variance 1: Qiao et al. 2019."""
 
     EPS = 1e-5
@@ -93,4 +96,4 @@ class StandardizedConv(nn.Conv2d):
         """Return the convolution of ``[N, in, H, W]``."""
         variance, mean = torch.var_mean(self.weight.float(), dim=(1, 2, 3), correction=0, keepdim=True)
         weight = (self.weight - mean) * (variance + self.EPS).rsqrt()
-        return nn.functional.conv2d(x, weight.to(x.dtype), self.bias, padding=1)
+        return self.convolve(x, weight.to(x.dtype))

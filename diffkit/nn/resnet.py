@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar, Literal, NamedTuple
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from diffkit.nn.base import ResnetBlock, Style
 from diffkit.nn.init import conv, linear
+from diffkit.nn.norm import activated
 
 
 class Channels(NamedTuple):
@@ -108,14 +108,13 @@ class _Block(nn.Module):
         self.resample = nn.Identity() if resample is None else resample
 
     def modulate(self, h: Tensor, embedding: Tensor) -> Tensor:
-        """Return the second normalization of `h` with the embedding brought in."""
+        """Return the second normalization of `h` with the embedding ``[N, parts * out]`` brought in, and activated."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map ``[N, in, H, W]`` and ``[N, embedding]`` to ``[N, out, H, W]``, or other sides where it resamples."""
-        h = self.conv1(self.resample(self.activation(self.norm1(x))))
-        h = self.modulate(h, self.embed(embedding)[:, :, None, None])
-        h = self.conv2(self.dropout(self.activation(h)))
+        h = self.conv1(self.resample(activated(self.norm1, self.activation, x)))
+        h = self.conv2(self.dropout(self.modulate(h, self.embed(embedding))))
         h += self.shortcut(self.resample(x))
         return h if self.skip_scale == 1 else h * self.skip_scale  # type: ignore[no-any-return]
 
@@ -138,8 +137,8 @@ class DdpmBlock(_Block):
 
     def modulate(self, h: Tensor, embedding: Tensor) -> Tensor:
         """Shift, then normalize."""
-        h += embedding
-        return self.norm2(h)  # type: ignore[no-any-return]
+        h += embedding[:, :, None, None]
+        return activated(self.norm2, self.activation, h)
 
 
 class ScaleShiftBlock(_Block):
@@ -150,4 +149,4 @@ class ScaleShiftBlock(_Block):
     def modulate(self, h: Tensor, embedding: Tensor) -> Tensor:
         """Normalize, then scale and shift."""
         scale, shift = embedding.chunk(2, dim=1)
-        return torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return activated(self.norm2, self.activation, h, scale, shift)

@@ -11,7 +11,8 @@ samples the judge names as the label asked for. Contenders may be trained in sev
 diffusers: UNet2DModel of 32-64-128 channels, noise prediction, AdamW 4e-4, EMA as its training script has it, sampled
 by DDIM with 50 calls and by DPM-Solver++ with 20. lucidrains: Unet(32), v-prediction, Adam 4e-4, EMA as its trainer has
 it, sampled by its DDIM with 50 calls. Of a peer's samples, from raw and averaged weights, the best count. Both have
-batches of 64. diffkit trains the recipe as it stands, but for the number of steps, which is what fits into the time.
+batches of 64. diffkit trains the recipe as it stands, but for the number of steps, which is what fits into the time;
+its last checkpoint stays in a folder of its name.
 
 Needs the package `dev`, and denoising-diffusion-pytorch with einops (its trainer's dependencies are not needed).
 """
@@ -22,7 +23,6 @@ import argparse
 import copy
 import itertools
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -174,14 +174,15 @@ def train_lucidrains(budget: Budget) -> tuple[int, nn.Module, Samples]:
     return steps, network, samples
 
 
-def train_recipe(name: str, overrides: list[str]) -> Callable[[Budget], tuple[int, nn.Module, Samples]]:
+def train_recipe(name: str, overrides: list[str], folder: Path) -> Callable[[Budget], tuple[int, nn.Module, Samples]]:
+    """Return what trains a recipe, and leaves the last checkpoint in a folder."""
+
     def train(budget: Budget) -> tuple[int, nn.Module, Samples]:
         plugins = Plugins()
         plugins.register_components()
 
         def run_of(*more: str) -> TrainingRun:
             recipe = plugins.open_recipe(str(RECIPES / f"{name}.toml"), [*overrides, *more])
-            folder = Path(tempfile.mkdtemp())
             return TrainingRun(recipe, folder, recipe.data.info(), recipe.data.open(), torch.device("cpu"))
 
         # the learning rate falls over the whole run, so the number of steps has to be known at its start
@@ -190,13 +191,14 @@ def train_recipe(name: str, overrides: list[str]) -> Callable[[Budget], tuple[in
             before = budget.used
             trial.take_step()
             taken.append(budget.used - before)
-        steps = int(0.97 * (budget.seconds - budget.used) / np.median(taken))
+        steps = int(0.93 * (budget.seconds - budget.used) / np.median(taken))
         run = run_of(f"train.steps={steps}")
         for step in budget.lasts_for(run.take_step):
             if step == steps:
                 break
         if run.step < steps:
             raise SystemExit(f"only {run.step} of {steps} steps fitted into the time: the machine became slower")
+        run.save()
         return run.step, run.model, sample_run(run)
 
     return train
@@ -315,11 +317,11 @@ def score(folder: Path) -> None:
     Console(width=160).print(table)
 
 
-CONTENDERS: dict[str, Callable[[list[str]], Callable[[Budget], tuple[int, nn.Module, Samples]]]] = {
-    "diffusers": lambda _: train_diffusers,
-    "lucidrains": lambda _: train_lucidrains,
-    "diffkit": lambda overrides: train_recipe("fashion_mnist", overrides),
-    "conditional": lambda overrides: train_recipe("fashion_mnist_conditional", overrides),
+CONTENDERS: dict[str, Callable[[list[str], Path], Callable[[Budget], tuple[int, nn.Module, Samples]]]] = {
+    "diffusers": lambda *_: train_diffusers,
+    "lucidrains": lambda *_: train_lucidrains,
+    "diffkit": lambda *how: train_recipe("fashion_mnist", *how),
+    "conditional": lambda *how: train_recipe("fashion_mnist_conditional", *how),
 }
 
 
@@ -342,7 +344,7 @@ def main() -> None:
         print(name, flush=True)
         torch.manual_seed(0)
         budget = Budget(arguments.seconds)
-        steps, network, samples = CONTENDERS[name](arguments.set)(budget)
+        steps, network, samples = CONTENDERS[name](arguments.set, arguments.out / name)(budget)
         arrays = {way: images.numpy() for way, (images, _) in samples.items()}
         labels = {f"{way}/labels": asked.numpy() for way, (_, asked) in samples.items() if asked is not None}
         np.savez(arguments.out / f"{name}.npz", **arrays, **labels)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from diffkit.data.base import DataInfo
+from diffkit.nn.activation import Silu
 from diffkit.nn.base import Model, Ports
 from diffkit.nn.k_unet import AdaptiveNorm, KBlock
 from diffkit.pipeline import Pipeline
@@ -86,12 +87,12 @@ def test_the_middle_may_be_left_out():
 
 def test_adaptive_normalization_by_its_definition():
     torch.manual_seed(0)
-    norm = AdaptiveNorm(2, 6, 5, 1e-3)
+    norm = AdaptiveNorm(2, 6, 5, 1e-3, Silu())
     x, e = torch.randn(3, 6, 4, 2), torch.randn(3, 5)
     grouped = x.view(3, 2, -1)
     normal = (grouped - grouped.mean(-1, keepdim=True)) / (grouped.var(-1, correction=0, keepdim=True) + 1e-3).sqrt()
     scale, shift = (e @ norm.embed.weight.T + norm.embed.bias)[:, :, None, None].chunk(2, dim=1)
-    torch.testing.assert_close(norm(x, e), (1 + scale) * normal.view_as(x) + shift)
+    torch.testing.assert_close(norm(x, e), nn.functional.silu((1 + scale) * normal.view_as(x) + shift))
     assert [name for name, _ in norm.named_parameters()] == ["embed.weight", "embed.bias"]
 
 
