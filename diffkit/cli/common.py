@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from diffkit.bounds import printable
 from diffkit.errors import UserError, naming
 
 if TYPE_CHECKING:
@@ -122,6 +123,13 @@ def run_and_overrides(run: Path | None, overrides: Sequence[str] | None) -> tupl
     if run is not None and "=" in str(run) and not run.exists():
         return None, [str(run), *given]
     return run, given
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows out in columns that are as wide as what stands in them, without what a terminal would obey."""
+    shown = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in shown)
 
 
 def write_new(file: Path, content: str | bytes, *, force: bool = False) -> None:

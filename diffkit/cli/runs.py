@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffkit.bounds import printable
 from diffkit.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """List training runs: state, step, loss, speed, time left and last checkpoint, the newest run last."""
+    from diffkit.cli.common import in_columns
     from diffkit.errors import UserError
     from diffkit.storage.overview import overviews
 
@@ -29,10 +29,7 @@ def command(
         return
     if not found:
         raise UserError(f"no runs in {folder.absolute()}: train one with: diffkit train quickstart")
-    rows = [HEADINGS, *map(_row, found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(in_columns([HEADINGS, *map(_row, found)]))
 
 
 HEADINGS = ("run", "state", "step", "loss", "images/s", "left", "last checkpoint")
@@ -40,7 +37,7 @@ HEADINGS = ("run", "state", "step", "loss", "images/s", "left", "last checkpoint
 
 def _row(one: Overview) -> tuple[str, ...]:
     return (
-        printable(one.folder.name),
+        one.folder.name,
         one.state,
         f"{one.step:,} of {one.total_steps:,}" if one.total_steps is not None else f"{one.step:,}",
         "" if one.loss is None else f"{one.loss:.4g}",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from diffkit.errors import Problem, RecipeError
+from diffkit.recipe.compare import ABSENT, Difference, differences
 from diffkit.recipe.tables import Recipe
 
 MAY_CHANGE = {
@@ -37,21 +37,18 @@ def check_same(old: Recipe, new: Recipe, source: str) -> None:
         RecipeError: With every setting that must not change.
     """
     problems = [
-        Problem(key, f"this run was started with {was!r}: keep that, or start a new run", now)
-        for key, was, now in _differences(old.model_dump(), new.model_dump(), "")
+        Problem(
+            found.key,
+            f"this run was started with {found.one!r}: keep that, or start a new run",
+            None if found.other is ABSENT else found.other,
+        )
+        for found in differences(old, new)
+        if not _may_change(found)
     ]
     if problems:
         raise RecipeError(source, problems)
 
 
-def _differences(old: Any, new: Any, key: str) -> list[tuple[str, Any, Any]]:
-    if old == new or key in MAY_CHANGE or (isinstance(old, Path) and isinstance(new, Path)):
-        return []
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = dict.fromkeys([*old, *new])
-        return [
-            difference
-            for name in names
-            for difference in _differences(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
-        ]
-    return [(key, old, new)]
+def _may_change(found: Difference) -> bool:
+    moved = isinstance(found.one, Path) and isinstance(found.other, Path)
+    return moved or any(f"{found.key}.".startswith(f"{free}.") for free in MAY_CHANGE)
