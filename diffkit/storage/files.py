@@ -40,12 +40,15 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: dict[str,
     Raises:
         OSError: If the system can't; safetensors itself raises an error of its own.
     """
+    file.touch()
+    mode = file.stat().st_mode  # as that of any new file; safetensors makes one that nobody else may read
     try:
         safetensors.torch.save_file({name: each.contiguous() for name, each in tensors.items()}, file, metadata)
     except safetensors.SafetensorError as error:
         if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from None
+    file.chmod(mode)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -87,6 +88,7 @@ class Command:
             os.dup2(out, 1)  # pipes, since files count for the limits that tests set
             os.dup2(err, 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            logging.root.handlers.clear()  # those of pytest, which would keep warnings from stderr
             if first is not None:
                 first()
             try:
