@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.optim.base import SAMPLED, Ema
+from diffkit.shards import own_part, part_like, whole
 
 
 class EmaWeights:
     """Exponential moving averages of a model's parameters, in float32 whatever the model's type.
 
     ``average = d average + (1 - d) weights`` after each step, for each of the kind's averages. Buffers are no weights:
-    the newest are kept. Starts as copies of the model, and stays on the device where the model was then.
+    the newest are kept. Starts as copies of the model, and stays on the device where the model was then, in parts where
+    the model is.
 
     Args:
         model: The model.
@@ -37,9 +39,10 @@ class EmaWeights:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Follow the model after optimizer step `step`, counted from 1. Doesn't wait for the device."""
-        weights = [p.detach().to(torch.float32) for p in self._parameters]
+        weights = [own_part(p.detach()).to(torch.float32) for p in self._parameters]
         for average, decay_at in self._decays.items():
-            torch._foreach_lerp_(self._averages[average], weights, 1 - decay_at(step))
+            own = [own_part(tensor) for tensor in self._averages[average]]
+            torch._foreach_lerp_(own, weights, 1 - decay_at(step))
         if self._buffers:
             buffers = dict(self._model.named_buffers(remove_duplicate=False))
             torch._foreach_copy_(self._buffers, [buffers[name] for name in self._buffer_names])
@@ -68,7 +71,7 @@ class EmaWeights:
             if tensor.shape != state[name].shape:
                 raise ValueError(f"{name} has shape {list(tensor.shape)}, but was saved as {list(state[name].shape)}")
         for name, tensor in own.items():
-            tensor.copy_(state[name])
+            tensor.copy_(part_like(tensor, state[name]))
 
     def load_state_dicts(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Go on from all saved averages.
@@ -90,8 +93,7 @@ class EmaWeights:
         pairs = list(zip(self._averages[SAMPLED], self._parameters, strict=True))
         # one by one: all differences at once would take as much memory as the weights
         difference = torch.stack([torch.linalg.vector_norm(average - weight) for average, weight in pairs])
-        distance: Tensor = torch.linalg.vector_norm(difference) / nn.utils.get_total_norm(self._parameters)
-        return distance
+        return whole(torch.linalg.vector_norm(difference)) / whole(nn.utils.get_total_norm(self._parameters))
 
     def copy_to(self, model: nn.Module) -> None:
         """Put the average that is sampled from into another model of the same make, in that model's types."""

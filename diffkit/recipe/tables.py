@@ -40,9 +40,10 @@ class Train(Spec):
     """The learning rate over the run."""
     ema: Ema = Field("decay", validate_default=True)
     """The average of the weights that sampling uses."""
-    shard: Literal["none", "optimizer"] = "none"
-    """What each of several processes keeps a part of only, to save memory: nothing, or the optimizer's states (ZeRO
-    stage 1). It changes nothing else. With `adam` the states take twice the memory of the weights."""
+    shard: Literal["none", "optimizer", "full"] = "none"
+    """What each of several processes keeps a part of only, to save memory: nothing; the optimizer's states (ZeRO stage
+    1); or "full", weights, gradients, states and averages (fully sharded data parallelism). It changes nothing else.
+    With `adam` the states take twice the memory of the weights."""
     grad_clip: float | None = Field(None, gt=0)
     """Largest norm of all gradients together; larger ones are scaled down to it. No limit by default."""
     precision: Literal["float32", "bfloat16"] = "float32"

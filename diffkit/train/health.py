@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diffkit.diffusion.process import Process
 from diffkit.optim.average import EmaWeights
+from diffkit.shards import own_part, whole
 
 QUARTERS = 4
 """The way from image to noise is divided into as many parts, whose losses are logged apart."""
@@ -75,8 +76,8 @@ class Health:
         before = [weight.clone() for weight in weights]
         norm = nn.utils.get_total_norm(before)
         yield
-        torch._foreach_sub_(before, weights)
-        self._update_ratio = nn.utils.get_total_norm(before) / norm
+        torch._foreach_sub_([own_part(tensor) for tensor in before], [own_part(weight) for weight in weights])
+        self._update_ratio = whole(nn.utils.get_total_norm(before)) / whole(norm)
 
     def read(self, ema: EmaWeights) -> dict[str, float]:
         """Return the numbers of a log event, and begin the next interval. Waits for the device, once.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffkit.callbacks.base import Callback
 from diffkit.distributed import Workers
-from diffkit.errors import DataError, Interrupted, PluginError, Problem, RecipeError, UserError
+from diffkit.errors import DataError, Interrupted, PluginError, UserError
 from diffkit.out_of_memory import advising
 from diffkit.recipe.load import read_document, validate
 from diffkit.recipe.tables import Recipe
@@ -30,6 +30,7 @@ from diffkit.storage.runs import CHECKPOINTS, RECIPE, SNAPSHOTS, locked, mark_as
 from diffkit.train.ending import explained, must_be_written, noted
 from diffkit.train.hooks import Hooks
 from diffkit.train.resume import check_same
+from diffkit.train.rows import parts_of_batch
 from diffkit.train.run import TrainingRun
 from diffkit.train.stop import StopRequest
 from diffkit.train.teacher import read_teacher
@@ -68,9 +69,7 @@ def train(
         StoppedByAnother: If the first process, which is another one, raises one of these.
     """
     stop, workers = stop or StopRequest(), workers or Workers()
-    if recipe.train.batch_size < workers.size:
-        message = f"must be at least the number of processes, {workers.size}: it is shared among them"
-        raise RecipeError(recipe.name, [Problem("train.batch_size", message, recipe.train.batch_size)])
+    parts_of_batch(recipe, workers)  # there must be enough for all
     with workers.first_goes_first():  # the data may have to be downloaded
         data, images = recipe.data.info(), recipe.data.open()  # before there is a folder: data may be missing
     if len(images) != (there := int(workers.from_first(str(len(images)).encode()))):
@@ -110,7 +109,7 @@ def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
     """
     settings, workers = run.recipe.train, run.workers
     saved_at = run.step
-    at_once = min(len(workers.rows(settings.batch_size)), settings.device_batch_size or settings.batch_size)
+    at_once = max(map(len, run.parts))
 
     def pause_here(_: int) -> None:
         if stop.requested:  # while a callback samples: that can take minutes
@@ -121,13 +120,15 @@ def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
         with must_be_written():
             path = run.save()
         saved_at = run.step
-        hooks.call("on_checkpoint", run=run, path=path)
+        with run.helped():
+            hooks.call("on_checkpoint", run=run, path=path)
 
     def show(images: Tensor) -> None:
         hooks.call("on_sample", run=run, images=images)
 
     def take_steps() -> None:
-        hooks.call("on_train_start", run=run)
+        with run.helped():
+            hooks.call("on_train_start", run=run)
         run.start_clock()
         while run.step < settings.steps:
             with advising("train.device_batch_size", at_once):
@@ -137,7 +138,8 @@ def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
             is_last = run.step == settings.steps
             metrics = run.metrics() if run.logs(run.step) else {}
             try:
-                hooks.call("on_train_step", run=run, step=run.step, metrics=metrics)
+                with run.helped():
+                    hooks.call("on_train_step", run=run, step=run.step, metrics=metrics)
             except (Interrupted, PluginError):
                 workers.largest(True)
                 raise
@@ -161,7 +163,8 @@ def fit(run: TrainingRun, hooks: Hooks, stop: StopRequest) -> None:
         with noted(error):
             hooks.end(run, error)
         raise explained(error, run) from error.__cause__
-    hooks.end(run, None)
+    with run.helped():
+        hooks.end(run, None)
 
 
 def _callbacks(recipe: Recipe) -> tuple[Callback, ...]:

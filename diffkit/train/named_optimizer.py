@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from diffkit.distributed import Workers
 from diffkit.optim.base import Optimizer
+from diffkit.shards import each_ones, is_part, part_like
 
 
 class NamedOptimizer:
@@ -18,13 +18,14 @@ class NamedOptimizer:
 
     Sharded, each process keeps the optimizer's states for its own part of the parameters, takes the step for these, and
     sends the others what became of them: the first stage of ZeRO (Rajbhandari et al. 2020, section 5.1). What a
-    checkpoint holds is the same.
+    checkpoint holds is the same. Of a model whose parameters themselves lie in parts on the processes, the states do so
+    without this.
 
     Args:
         kind: The optimizer.
         model: The model.
         workers: The processes that train it together.
-        sharded: Whether each of them keeps a part of the states only.
+        sharded: Whether each of them keeps the states of a part of the parameters only.
     """
 
     def __init__(self, kind: Optimizer, model: nn.Module, workers: Workers, sharded: bool) -> None:
@@ -52,19 +53,22 @@ class NamedOptimizer:
             for parameter, piece in zip(part.values(), pieces, strict=True):
                 parameter.copy_(piece.view_as(parameter))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the states as ``PARAMETER/NAME``: on the first process all of them, if they are sharded."""
+    def own_tensors(self) -> dict[str, Tensor]:
+        """Return what this process keeps of the states, as ``PARAMETER/NAME``: in parts where the parameters are."""
         names = list(self._mine)
-        mine = {
+        return {
             f"{names[number]}/{key}": value
             for number, state in self._own.state_dict()["state"].items()
             for key, value in state.items()
             if value is not None
         }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the states as `own_tensors` does; on the first process those of all parameters, if it is sharded."""
+        mine = self.own_tensors()
         if len(self._parts) == 1:
             return mine
-        every = self._workers.gather(safetensors.torch.save({name: t.cpu().contiguous() for name, t in mine.items()}))
-        return {name: tensor for part in every for name, tensor in safetensors.torch.load(part).items()}
+        return {name: tensor for part in each_ones(mine, self._workers) for name, tensor in part.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from saved states, those of all parameters.
@@ -81,8 +85,17 @@ class NamedOptimizer:
         for place, tensor in tensors.items():
             parameter, _, key = place.rpartition("/")
             if parameter in numbers:
-                states.setdefault(numbers[parameter], {})[key] = tensor
+                states.setdefault(numbers[parameter], {})[key] = self._part(parameter, key, tensor)
         self._own.load_state_dict({**self._own.state_dict(), "state": states})
+
+    def _part(self, parameter: str, key: str, tensor: Tensor) -> Tensor:
+        """Return as much of a parameter's saved state as this process has of the parameter."""
+        own = self._mine[parameter]
+        if tensor.dim() > 0 and is_part(own) and tensor.shape != own.shape:
+            raise ValueError(
+                f"{key} of {parameter} is not of the parameter's shape: go on without train.shard = 'full'"
+            )
+        return part_like(own, tensor)
 
 
 def divided(parameters: Mapping[str, nn.Parameter], count: int) -> list[dict[str, nn.Parameter]]:

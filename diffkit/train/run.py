@@ -7,7 +7,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,11 +21,12 @@ from diffkit.data.pixels import to_uint8, to_unit
 from diffkit.diffusion.distillation.base import Phase
 from diffkit.diffusion.objective import Noise
 from diffkit.distributed import Workers
-from diffkit.errors import CheckpointError, Diverged, Problem, RecipeError
+from diffkit.errors import CheckpointError, Diverged, Problem, RecipeError, UserError
 from diffkit.optim.average import EmaWeights
 from diffkit.pipeline import Pipeline, build_network
 from diffkit.random import derive_seed, torch_generator
 from diffkit.recipe.tables import Recipe, Sample
+from diffkit.shards import gathered, load_whole, own_part, shard, whole
 from diffkit.storage.checkpoint import (
     Checkpoint,
     checkpoint_name,
@@ -38,6 +39,7 @@ from diffkit.storage.runs import CHECKPOINTS, SNAPSHOTS
 from diffkit.train.components import from_plugins
 from diffkit.train.health import Health
 from diffkit.train.named_optimizer import NamedOptimizer
+from diffkit.train.rows import parts_of_batch
 from diffkit.train.teacher import Teacher
 from diffkit.train.warm_start import WarmStart, warm_start
 
@@ -71,7 +73,10 @@ class TrainingRun:
         self.recipe, self.folder, self.data, self.device = recipe, folder, data, device
         self.workers = workers or Workers()
         self.step = 0
-        self.model = build_network(recipe, data, device)
+        self.parts = parts_of_batch(recipe, self.workers)
+        self._sharded = settings.shard == "full" and self.workers.size > 1
+        self._helped = False
+        self._model = self._new_model()
         self.teacher = None
         if recipe.distillation is not None:
             self.teacher = Teacher(recipe, recipe.distillation, data, device)
@@ -83,7 +88,7 @@ class TrainingRun:
         self.on_network_call: Callable[[int], None] | None = None
         self.on_images: Callable[[Tensor], None] | None = None
         self._network: nn.Module = torch.compile(self.model) if settings.compile else self.model  # type: ignore[assignment]
-        if self.workers.size > 1:
+        if self.workers.size > 1 and not self._sharded:
             self._network = _together(self._network)
         self.health = Health(recipe.process if self.teacher is None else None, device)
         self._clock, self._clock_step = time.perf_counter(), 0
@@ -92,6 +97,17 @@ class TrainingRun:
     def name(self) -> str:
         """The recipe's name."""
         return self.recipe.name
+
+    @property
+    def model(self) -> nn.Module:
+        """The network.
+
+        Raises:
+            UserError: If a hook asks for one whose weights lie in parts: to use it, all processes would have to.
+        """
+        if self._helped:
+            raise UserError("with train.shard = 'full', the first process alone cannot use the network: use run.sample")
+        return self._model
 
     @property
     def total_steps(self) -> int:
@@ -113,27 +129,26 @@ class TrainingRun:
         phase = self._phase()
         if self.teacher is not None and self.step == phase.start and phase.number > 0:
             self._succeed_teacher(self.teacher)
-        whole, part = settings.batch_size, settings.device_batch_size or settings.batch_size
-        rows_here = self.workers.rows(whole)
+        count = settings.batch_size
         place = ("dropout", self.step) if self.workers.is_first else ("dropout", self.step, self.workers.rank)
         torch.manual_seed(derive_seed(self.recipe.seed, *place))
         draw = torch_generator(self.device, self.recipe.seed, "step", self.step)
-        times, weights = self._draw_times(whole, draw)
-        hidden = torch.rand(whole, generator=draw, device=self.device) < objective.label_dropout
-        noise = objective.draw_noise(whole, self.data.shape, draw)
-        changes = settings.augmentation.draw(whole, draw)
+        times, weights = self._draw_times(count, draw)
+        hidden = torch.rand(count, generator=draw, device=self.device) < objective.label_dropout
+        noise = objective.draw_noise(count, self.data.shape, draw)
+        changes = settings.augmentation.draw(count, draw)
         self_condition = objective.self_conditioning and derive_seed(self.recipe.seed, "estimate", self.step) % 2 == 0
 
         self.model.train()
         self.model.zero_grad(set_to_none=True)
         losses = []
-        for start in range(rows_here.start, rows_here.stop, part):
-            stop = min(start + part, rows_here.stop)
+        for part in self.parts:
+            start, stop = part.start, part.stop
             rows = slice(start, stop)
             pixels, labels = self.batches.batch(self.step, start, stop)
             images = to_unit(pixels.to(self.device, non_blocking=True))
             images, vector = settings.augmentation.apply(images, changes[rows])
-            with self._summing_gradients(is_last=stop == rows_here.stop):
+            with self._summing_gradients(is_last=part == self.parts[-1]):
                 loss = self._loss(
                     images,
                     self._shown(labels, hidden[rows]),
@@ -146,13 +161,13 @@ class TrainingRun:
                 if weights is not None:
                     loss = weights[rows].to(loss.dtype) * loss
                 # the gradients of several processes are averaged, whatever the numbers of their rows
-                torch.autograd.backward(loss.sum() / (whole / self.workers.size))
+                torch.autograd.backward(loss.sum() / (count / self.workers.size))
         self._check_gradients()
-        every = self.workers.all_rows(torch.cat(losses), whole)
+        every = self.workers.all_rows(torch.cat(losses), count)
         self.health.add(every, times, weights)
         if self.teacher is None:
             objective.time_sampling.remember(self.history, times, every)
-        self.health.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf)
+        self.health.grad_norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip or math.inf))
         factor = settings.lr_schedule.factor(self.step - phase.start, phase.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.optimizer.lr * factor
@@ -162,7 +177,9 @@ class TrainingRun:
         self.ema.update(self.step - phase.start)
 
     def _summing_gradients(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
-        """Let the processes add up their gradients in the backward pass of a step's last part, none before."""
+        """Let the processes add up their gradients in the backward pass of a step's last part, none before. Where each
+        keeps a part of them only, they add up after every part: before, they are whole.
+        """
         if is_last or not isinstance(self._network, DistributedDataParallel):
             return contextlib.nullcontext()
         return self._network.no_sync()
@@ -180,6 +197,16 @@ class TrainingRun:
             message = f"the network doesn't use {', '.join(idle)}, and only one process can train such a network"
             raise RecipeError(self.name, [Problem("model", f"{message}: make them buffers, or leave them out")])
 
+    def _new_model(self) -> nn.Module:
+        if not self._sharded:
+            return build_network(self.recipe, self.data, self.device)
+        model = build_network(self.recipe, self.data)
+        try:
+            shard(model, self.device, self.workers.size)
+        except ValueError as error:
+            raise RecipeError(self.name, [Problem("train.shard", str(error), self.recipe.train.shard)]) from None
+        return model
+
     def _new_optimizer(self) -> NamedOptimizer:
         settings = self.recipe.train
         return NamedOptimizer(settings.optimizer, self.model, self.workers, settings.shard == "optimizer")
@@ -192,8 +219,9 @@ class TrainingRun:
 
     def _succeed_teacher(self, teacher: Teacher) -> None:
         """Make the student's average the teacher, and begin anew from there."""
+        averages = {name: whole(tensor) for name, tensor in self.ema.state_dict().items()}
         for network in (teacher.network, self.model):
-            self.ema.copy_to(network)
+            load_whole(network, averages)
         self.optimizer = self._new_optimizer()
         self.ema = EmaWeights(self.model, self.recipe.train.ema)
 
@@ -274,11 +302,12 @@ class TrainingRun:
         """Sample images from the averaged weights: uint8 ``[count, C, H, W]``.
 
         A model that makes images from others, or from vectors, is shown those of the first images of the data set.
+
+        Raises:
+            UserError: If the weights lie in parts on several processes, and this is called outside of `helped`.
         """
         began = time.perf_counter()
-        network = copy.deepcopy(self.model)
-        network.load_state_dict(self.ema.state_dict())
-        pipeline = Pipeline(self.recipe, self.data, network, self.device)
+        pipeline = Pipeline(self.recipe, self.data, self._averaged_network(), self.device)
         chosen = Sample.model_validate({**self.recipe.sample.model_dump(), **settings})
         batches = pipeline.batches(
             count,
@@ -294,6 +323,36 @@ class TrainingRun:
         self._clock += time.perf_counter() - began  # sampling is no training time
         return images
 
+    @contextlib.contextmanager
+    def helped(self) -> Iterator[None]:
+        """Let the first process call `sample` in the block, while the others wait. All must come here."""
+        if not self._sharded:
+            yield
+        elif self.workers.is_first:
+            self._helped = True
+            try:
+                yield
+            finally:
+                self._helped = False
+                self.workers.largest(False)
+        else:
+            while self.workers.largest(False):
+                gathered(self.ema.state_dict(), self.workers)
+            yield
+
+    def _averaged_network(self) -> nn.Module:
+        if not self._sharded:
+            network = copy.deepcopy(self.model)
+            network.load_state_dict(self.ema.state_dict())
+            return network
+        if not self._helped:
+            raise UserError("with train.shard = 'full', callbacks cannot sample here: the other processes have stopped")
+        self.workers.largest(True)
+        averages = gathered(self.ema.state_dict(), self.workers)
+        network = build_network(self.recipe, self.data, self.device)
+        network.load_state_dict(averages)
+        return network
+
     def _condition(self, count: int) -> Tensor | None:
         kind = self.recipe.objective.condition
         if not kind.channels(self.data.channels):
@@ -307,10 +366,12 @@ class TrainingRun:
         Raises:
             Diverged: If a weight is not finite; nothing is written or deleted then.
         """
-        weights, optimizer = self._finite_weights(), self._optimizer_tensors()
+        self._check_weights()
+        weights, averages = gathered(self.model.state_dict(), self.workers), self._averages()
+        optimizer = gathered(self._optimizer_tensors(), self.workers)
         parent = self.folder / CHECKPOINTS
         if self.workers.is_first:
-            write_checkpoint(parent, self.step, self._header(), weights, self.ema.state_dicts(), optimizer)
+            write_checkpoint(parent, self.step, self._header(), weights, averages, optimizer)
             rotate(parent, self.recipe.train.keep_last, self.recipe.train.keep_every)
         return parent / checkpoint_name(self.step)
 
@@ -322,17 +383,21 @@ class TrainingRun:
         """
         if not self.recipe.train.ema.keeps_snapshot(self.step, self.total_steps):
             return None
-        self._finite_weights()
+        self._check_weights()
+        averages = self._averages()
         if self.workers.is_first:
-            write_averages(self.folder / SNAPSHOTS, self.step, self._header(), self.ema.state_dicts())
+            write_averages(self.folder / SNAPSHOTS, self.step, self._header(), averages)
         return self.folder / SNAPSHOTS / checkpoint_name(self.step)
 
-    def _finite_weights(self) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = self.model.state_dict()
-        floating = [tensor for tensor in weights.values() if tensor.is_floating_point()]
-        if not torch.stack([tensor.isfinite().all() for tensor in floating]).all():
+    def _check_weights(self) -> None:
+        floating = [own_part(tensor) for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        finite = bool(torch.stack([tensor.isfinite().all() for tensor in floating]).all())
+        if self.workers.largest(not finite):
             raise Diverged(f"weights are no longer finite at step {self.step}")
-        return weights
+
+    def _averages(self) -> dict[str, dict[str, Tensor]]:
+        """Return all averages, on the first process."""
+        return {name: gathered(tensors, self.workers) for name, tensors in self.ema.state_dicts().items()}
 
     def _header(self) -> dict[str, str]:
         header = make_header(self.recipe, self.data, from_plugins(self.recipe), self.step)
@@ -355,7 +420,7 @@ class TrainingRun:
             UserError: If there are none, or the student would differ from it.
         """
         teacher.start()
-        self.model.load_state_dict(teacher.network.state_dict())
+        load_whole(self.model, teacher.network.state_dict())
         self.ema = EmaWeights(self.model, self.recipe.train.ema)
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -366,7 +431,7 @@ class TrainingRun:
         """
         tensors = dict(checkpoint.optimizer)
         try:
-            self.model.load_state_dict(checkpoint.model)
+            load_whole(self.model, checkpoint.model)
             self.ema.load_state_dicts(checkpoint.averages)
             self.health.load(tensors)
             self._load_history(tensors)

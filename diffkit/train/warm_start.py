@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from diffkit.errors import UserError
+from diffkit.shards import part_like
 from diffkit.storage.checkpoint import read_weights
 from diffkit.storage.runs import find_weights
 
@@ -67,7 +68,7 @@ def warm_start(network: nn.Module, path: Path) -> WarmStart:
     taken, other_shape = [], []
     for name in own.keys() & tensors.keys():
         if own[name].shape == tensors[name].shape:
-            own[name].copy_(tensors[name])
+            own[name].copy_(part_like(own[name], tensors[name]))
             taken.append(name)
         else:
             other_shape.append((name, tuple(own[name].shape), tuple(tensors[name].shape)))

@@ -9,9 +9,12 @@ import sys
 import time
 from datetime import timedelta
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from diffkit.cli.main import run
 from diffkit.diffusion.distillation.base import Distillation
@@ -29,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 EVERYTHING = [
     "model.resnet.dropout=0.0",
     "train.batch_size=9",
-    "train.device_batch_size=3",  # parts of 3 and 1, or of 3 and 2
+    "train.device_batch_size=3",  # parts of 2 and 2, or of 2 and 3
     "train.augmentation='edm'",
     "train.ema={kind='power', snapshots=2}",
     "train.log_every=2",
@@ -72,14 +75,42 @@ def same_run(one, other, weights=4):
         assert our == pytest.approx(their, rel=1e-3)
 
 
-@pytest.mark.parametrize(("size", "setting"), [(2, "train.shard=none"), (4, "train.shard=optimizer")])
-def test_several_train_as_one(recipe, together, tmp_path, size, setting):
-    train(recipe("train.steps=6", setting), tmp_path / "one")
+@pytest.mark.parametrize(("size", "shard"), [(2, "none"), (4, "optimizer"), (2, "full")])
+def test_several_train_as_one(recipe, together, tmp_path, size, shard):
+    grids = "callbacks=[{kind='sample_grid', every=3, count=2, steps=2, sampler='ddim'}]"
+    train(recipe("train.steps=6", f"train.shard={shard}", grids), tmp_path / "one")
     assert together(size, command("many")) == [0] * size
     assert (tmp_path / "out-0").read_text() == "many\n"
     assert "tiny: step 6/6" in (tmp_path / "err-0").read_text()
     assert {(tmp_path / f"{kind}-{rank}").read_text() for kind in ("out", "err") for rank in range(1, size)} == {""}
     same_run(tmp_path / "one", tmp_path / "many")
+    for step in (3, 6):
+        ours, theirs = (
+            np.asarray(Image.open(tmp_path / name / f"samples/step-{step:08}.png"), dtype=int)
+            for name in ("one", "many")
+        )
+        assert np.abs(ours - theirs).max() <= 1
+        assert ours.std() > 10
+
+
+def test_gradients_are_sent_once_a_step(recipe, together):
+    def job():
+        sent = []
+
+        def counted(_, bucket):
+            sent.append(bucket.buffer().numel())
+            return allreduce_hook(None, bucket)
+
+        with Workers.joined() as workers:
+            tiny = recipe("train.device_batch_size=1")
+            run = TrainingRun(tiny, None, tiny.data.info(), tiny.data.open(), torch.device("cpu"), workers)
+            run._network.register_comm_hook(None, counted)
+            for _ in range(3):
+                sent.clear()
+                run.take_step()
+                assert sent == [sum(parameter.numel() for parameter in run.model.parameters())]
+
+    assert together(2, job) == [0, 0]
 
 
 @pytest.fixture(scope="module")
@@ -119,20 +150,23 @@ def at_step(monkeypatch, rank, step, what):
     monkeypatch.setattr(TrainingRun, "take_step", watched)
 
 
-def test_a_run_stopped_on_two_goes_on_on_one_and_on_three(recipe, together, tmp_path, monkeypatch):
-    whole = recipe("train.steps=6", "train.shard=optimizer")
+@pytest.mark.parametrize(("first", "shard", "second", "then"), [(2, "optimizer", 3, "none"), (4, "full", 2, "full")])
+def test_a_run_that_was_stopped_goes_on_on_one_and_on_others(
+    recipe, together, tmp_path, monkeypatch, first, shard, second, then
+):
+    whole = recipe("train.steps=6", f"train.shard={shard}", "model.multipliers=[1]", "model.attention_at=[]")
     train(whole, tmp_path / "whole")
     with monkeypatch.context() as patch:
         at_step(patch, 1, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        assert together(2, command("one")) == [130, 130]
+        assert together(first, command("one")) == [130] * first
     assert "interrupted at step 4; go on with --run one --resume" in (tmp_path / "err-0").read_text()
-    assert (tmp_path / "err-1").read_text() == ""
+    assert {(tmp_path / f"err-{rank}").read_text() for rank in range(1, first)} == {""}
     assert [path.name for path in list_checkpoints(tmp_path / "one/checkpoints")] == ["step-00000004"]
-    shutil.copytree(tmp_path / "one", tmp_path / "three")
+    shutil.copytree(tmp_path / "one", tmp_path / "others")
     train(whole, tmp_path / "one", resume=True)
-    assert together(3, command("three", "--resume")) == [0, 0, 0]
+    assert together(second, command("others", "--resume", f"train.shard={then}")) == [0] * second
     same_run(tmp_path / "whole", tmp_path / "one")
-    same_run(tmp_path / "whole", tmp_path / "three")
+    same_run(tmp_path / "whole", tmp_path / "others")
 
 
 def test_an_error_in_one_stops_all(recipe, together, tmp_path, monkeypatch):
