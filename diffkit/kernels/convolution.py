@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any
 
 import torch
@@ -104,7 +105,18 @@ def _workspace(shape: Shape, *, backwards: bool) -> tuple[Tensor, ctypes.c_long]
     fitting = max(1, WORKSPACE // (36 * tiles * (shape.inputs + shape.outputs)))
     wanted = max(torch.get_num_threads() * fitting, -(-TILES_AT_ONCE // tiles))
     at_once = ctypes.c_long(min(shape.images, wanted))
-    return torch.empty(_library().winograd_workspace(shape, at_once, int(backwards))), at_once
+    return _room(_library().winograd_workspace(shape, at_once, int(backwards))), at_once
+
+
+_rooms = threading.local()
+
+
+def _room(floats: int) -> Tensor:
+    """Return memory that is kept from call to call: new pieces of ever other sizes would tear the heap to shreds."""
+    if not hasattr(_rooms, "kept") or len(_rooms.kept) < floats:
+        _rooms.kept = torch.empty(floats)
+    kept: Tensor = _rooms.kept
+    return kept
 
 
 @winograd_conv2d.register_fake

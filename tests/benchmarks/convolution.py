@@ -2,8 +2,8 @@
 
     python tests/benchmarks/convolution.py --threads 1
 
-Prints effective GFLOP/s: the multiplications and additions of the definition, by the time taken. Every shape is timed in
-turn with torch's convolution in both layouts and with a matrix product, several times, and the quickest counts.
+Prints effective GFLOP/s: the multiplications and additions of the definition, by the time taken. Every shape is timed
+in turn with torch's convolution in both layouts and with a matrix product, several times, and the quickest counts.
 """
 
 from __future__ import annotations

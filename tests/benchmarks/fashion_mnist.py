@@ -43,13 +43,15 @@ from diffkit.plugins.manager import Plugins
 from diffkit.train.run import TrainingRun
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-COUNT = 768
 BATCH = 64
 AT_ONCE = 128
 """So many images are sampled at once."""
 
 Samples = dict[str, tuple[Tensor, Tensor | None]]
 """Sampled images, uint8 ``[N, 1, 28, 28]``, with the labels asked for, by the name of the way they were sampled."""
+
+Train = Callable[["Budget", int], tuple[int, nn.Module, Samples]]
+"""Trains within a budget and draws a number of images: the steps taken, the network, and the images."""
 
 
 class Budget:
@@ -89,7 +91,7 @@ def batches(size: int) -> Iterator[Tensor]:
                 yield to_unit(images.pixels(rows))
 
 
-def train_diffusers(budget: Budget) -> tuple[int, nn.Module, Samples]:
+def train_diffusers(budget: Budget, count: int) -> tuple[int, nn.Module, Samples]:
     import diffusers
     from diffusers.training_utils import EMAModel
 
@@ -129,7 +131,7 @@ def train_diffusers(budget: Budget) -> tuple[int, nn.Module, Samples]:
         for way, (sampler, calls) in ways.items():
             torch.manual_seed(1)
             parts = []
-            for size in sizes():
+            for size in sizes(count):
                 sampler.set_timesteps(calls)
                 x = torch.randn(size, 1, 28, 28)
                 for at in sampler.timesteps:
@@ -140,7 +142,7 @@ def train_diffusers(budget: Budget) -> tuple[int, nn.Module, Samples]:
     return steps, model, samples
 
 
-def train_lucidrains(budget: Budget) -> tuple[int, nn.Module, Samples]:
+def train_lucidrains(budget: Budget, count: int) -> tuple[int, nn.Module, Samples]:
     from diffkit.interop.lucidrains_package import package as import_package
 
     package = import_package()
@@ -169,15 +171,15 @@ def train_lucidrains(budget: Budget) -> tuple[int, nn.Module, Samples]:
     for weights, model in (("raw", diffusion), ("averaged", averaged)):
         model.eval()
         torch.manual_seed(1)
-        images = torch.cat([model.sample(batch_size=size) for size in sizes()])
+        images = torch.cat([model.sample(batch_size=size) for size in sizes(count)])
         samples[f"DDIM 50, {weights} weights"] = to_uint8(2 * images - 1), None
     return steps, network, samples
 
 
-def train_recipe(name: str, overrides: list[str], folder: Path) -> Callable[[Budget], tuple[int, nn.Module, Samples]]:
+def train_recipe(name: str, overrides: list[str], folder: Path) -> Train:
     """Return what trains a recipe, and leaves the last checkpoint in a folder."""
 
-    def train(budget: Budget) -> tuple[int, nn.Module, Samples]:
+    def train(budget: Budget, count: int) -> tuple[int, nn.Module, Samples]:
         plugins = Plugins()
         plugins.register_components()
 
@@ -191,7 +193,7 @@ def train_recipe(name: str, overrides: list[str], folder: Path) -> Callable[[Bud
             before = budget.used
             trial.take_step()
             taken.append(budget.used - before)
-        steps = int(0.93 * (budget.seconds - budget.used) / np.median(taken))
+        steps = max(1, int(0.93 * (budget.seconds - budget.used) / np.median(taken)))
         run = run_of(f"train.steps={steps}")
         for step in budget.lasts_for(run.take_step):
             if step == steps:
@@ -199,26 +201,27 @@ def train_recipe(name: str, overrides: list[str], folder: Path) -> Callable[[Bud
         if run.step < steps:
             raise SystemExit(f"only {run.step} of {steps} steps fitted into the time: the machine became slower")
         run.save()
-        return run.step, run.model, sample_run(run)
+        return run.step, run.model, sample_run(run, count)
 
     return train
 
 
-def sample_run(run: TrainingRun) -> Samples:
+def sample_run(run: TrainingRun, count: int) -> Samples:
     from diffkit.pipeline import Pipeline
 
     network = copy.deepcopy(run.model)
     network.load_state_dict(run.ema.state_dict())
-    settings = run.recipe.sample.model_copy(update={"count": COUNT, "batch_size": AT_ONCE})
+    settings = run.recipe.sample.model_copy(update={"count": count, "batch_size": AT_ONCE})
     calls = settings.sampler.calls(settings.spacing.levels(run.recipe.process, settings.steps))
-    parts = list(Pipeline(run.recipe, run.data, network, run.device).batches(COUNT, settings, seed=1))
+    parts = list(Pipeline(run.recipe, run.data, network, run.device).batches(count, settings, seed=1))
     labels = [part.labels for part in parts if part.labels is not None]
     images = torch.cat([part.images for part in parts])
     return {f"{settings.sampler.kind} {calls}": (images, torch.cat(labels) if labels else None)}
 
 
-def sizes() -> Iterator[int]:
-    yield from [AT_ONCE] * (COUNT // AT_ONCE)
+def sizes(count: int) -> Iterator[int]:
+    for start in range(0, count, AT_ONCE):
+        yield min(AT_ONCE, count - start)
 
 
 def last(numbers: Iterator[int]) -> int:
@@ -288,7 +291,7 @@ def all_of(dataset: Dataset) -> tuple[Tensor, Tensor]:
     return images.pixels(rows), labels
 
 
-def score(folder: Path) -> None:
+def score(folder: Path, count: int) -> None:
     judge = trained_judge(folder / "judge.pt")
     real, labels = all_of(FashionMnist(split="test", flip=False))
     known, classes = judge.seen(real)
@@ -312,12 +315,12 @@ def score(folder: Path) -> None:
                 asked = torch.from_numpy(arrays[f"{way}/labels"]) if f"{way}/labels" in arrays else None
                 row(file.stem, about, way, torch.from_numpy(arrays[way]), asked)
     train = FashionMnist(flip=False).open()
-    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:COUNT]
-    row(f"{COUNT} training images", {}, "", train.pixels(rows), train.labels(rows))
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
+    row(f"{count} training images", {}, "", train.pixels(rows), train.labels(rows))
     Console(width=160).print(table)
 
 
-CONTENDERS: dict[str, Callable[[list[str], Path], Callable[[Budget], tuple[int, nn.Module, Samples]]]] = {
+CONTENDERS: dict[str, Callable[[list[str], Path], Train]] = {
     "diffusers": lambda *_: train_diffusers,
     "lucidrains": lambda *_: train_lucidrains,
     "diffkit": lambda *how: train_recipe("fashion_mnist", *how),
@@ -328,6 +331,7 @@ CONTENDERS: dict[str, Callable[[list[str], Path], Callable[[Budget], tuple[int, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("fashion_mnist_benchmark"))
+    parser.add_argument("--count", type=int, default=768, help="number of images drawn, and of training images scored")
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train")
     train.add_argument("contenders", nargs="+", choices=CONTENDERS)
@@ -338,13 +342,13 @@ def main() -> None:
     arguments.out.mkdir(exist_ok=True, parents=True)
     torch.set_num_threads(1)
     if arguments.command == "score":
-        score(arguments.out)
+        score(arguments.out, arguments.count)
         return
     for name in arguments.contenders:
         print(name, flush=True)
         torch.manual_seed(0)
         budget = Budget(arguments.seconds)
-        steps, network, samples = CONTENDERS[name](arguments.set, arguments.out / name)(budget)
+        steps, network, samples = CONTENDERS[name](arguments.set, arguments.out / name)(budget, arguments.count)
         arrays = {way: images.numpy() for way, (images, _) in samples.items()}
         labels = {f"{way}/labels": asked.numpy() for way, (_, asked) in samples.items() if asked is not None}
         np.savez(arguments.out / f"{name}.npz", **arrays, **labels)
