@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from diffkit import __version__
 from diffkit.bounds import printable
-from diffkit.errors import DiffkitError, OutOfMemory, PluginError, did_you_mean, exit_code_of, reason_of
+from diffkit.errors import DiffkitError, OutOfMemory, PluginError, UserError, did_you_mean, exit_code_of, reason_of
 from diffkit.out_of_memory import NO_LESS, is_out_of_memory
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -53,6 +53,9 @@ COMMANDS = {
 }
 """The built-in subcommands: the module's function `command` is the subcommand, or its `group` holds several."""
 
+TOGETHER = ("train", "sample", "evaluate", "sweep")
+"""Those of them that several processes do together, where torchrun started these."""
+
 
 class Commands(TyperGroup):
     """The built-in subcommands and those of plugins. Plugins are loaded only for a name that isn't built in."""
@@ -78,6 +81,8 @@ class Commands(TyperGroup):
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             ctx.fail(f"no command is called '{name}'.{did_you_mean(name, self.list_commands(ctx))}")
+        if name in COMMANDS and name not in TOGETHER:
+            _refuse_torchrun(name)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> None:
@@ -117,6 +122,15 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 a fault of diffkit's own, 2 a mistake in what it was given, "
     "3 training diverged, 130 interrupted.",
 )
+
+
+def _refuse_torchrun(command: str) -> None:
+    """Refuse to do something once for each of several processes; the first of them says so."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        return
+    if os.environ["RANK"] != "0":
+        raise typer.Exit(2)
+    raise UserError(f"diffkit {command} works in one process: leave torchrun away, which is for {', '.join(TOGETHER)}")
 
 
 def _print_version(wanted: bool) -> None:

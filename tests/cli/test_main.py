@@ -1,3 +1,5 @@
+import importlib
+import inspect
 import os
 import resource
 import subprocess
@@ -224,3 +226,22 @@ def test_a_broken_plugin_is_warned_of_and_the_command_goes_on(diffkit, install_p
 def test_exit_inside_of_a_command(diffkit, command_raises):
     command_raises(typer.Exit(7))
     assert diffkit("plugins").code == 7
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_torchrun_is_for_commands_that_several_processes_do_together(diffkit, monkeypatch, name):
+    module = importlib.import_module(main.COMMANDS[name])
+    if "Workers.joined()" in inspect.getsource(module):
+        assert name in main.TOGETHER
+        return
+    for variable, value in {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(variable, value)
+    done = diffkit(name, "--help")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"Error: diffkit {name} works in one process: leave torchrun away, which is for train, ")
+    monkeypatch.setenv("RANK", "1")
+    done = diffkit(name, "--help")
+    assert (done.code, done.out, done.err) == (2, "", "")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    assert diffkit(name, "--help").code == 0
