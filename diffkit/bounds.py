@@ -11,7 +11,7 @@ import stat
 import tomllib
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 LARGEST_TEXT = 2**24
 """No text that diffkit reads whole is longer, in bytes."""
@@ -26,16 +26,26 @@ LARGEST_IMAGE = 2**28
 """Images have no more numbers."""
 
 
+def open_regular(file: Path) -> BinaryIO:
+    """Open a regular file for reading: no device and no pipe, which may have no end.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is something else.
+    """
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("not a regular file")
+    return file.open("rb")
+
+
 def read_bytes(file: Path, largest: int = LARGEST_TEXT) -> bytes:
-    """Return what is in a regular file: no device and no pipe, which may have no end.
+    """Return what is in a regular file.
 
     Raises:
         OSError: If it cannot be read.
         ValueError: If it is something else, or longer than so many bytes.
     """
-    if not stat.S_ISREG(file.stat().st_mode):
-        raise ValueError("not a regular file")
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         content = stream.read(largest + 1)
     if len(content) > largest:
         raise ValueError(f"longer than {largest} bytes")

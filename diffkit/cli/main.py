@@ -39,6 +39,7 @@ COMMANDS = {
     "import": "diffkit.cli.import_",
     "export": "diffkit.cli.export",
     "runs": "diffkit.cli.runs",
+    "report": "diffkit.cli.report",
     "diff": "diffkit.cli.diff",
     "recipes": "diffkit.cli.recipes",
     "cp": "diffkit.cli.cp",

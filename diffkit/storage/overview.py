@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diffkit.bounds import parse_json, parse_toml, read_bytes
+from diffkit.bounds import open_regular, parse_json, parse_toml, read_bytes
 from diffkit.storage.checkpoint import LARGEST_STEP, list_checkpoints
 from diffkit.storage.runs import CHECKPOINTS, METRICS, RECIPE, RUNS, is_locked
 
@@ -63,7 +63,7 @@ def overview(folder: Path) -> Overview:
     """Return what is known of a run."""
     train = _train_table(folder / RECIPE)
     total, batch = (train.get(key) for key in ("steps", "batch_size"))
-    last = next(_events(folder / METRICS), {})
+    last = _last_event(folder / METRICS)
     checkpoint = next(reversed(list_checkpoints(folder / CHECKPOINTS)), None)
     saved = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
     step, speed = max(saved, int(last.get("step", 0))), last.get("images_per_second")
@@ -88,23 +88,37 @@ def _train_table(recipe: Path) -> dict[str, int]:
         return {}
 
 
-def _events(metrics: Path) -> Iterator[dict[str, float]]:
-    """Yield the numbers of the whole log events at the end of a log, the last one first."""
+def read_log(metrics: Path) -> Iterator[dict[str, float]]:
+    """Yield the numbers of all whole log events, as far as a training can have written them.
+
+    Raises:
+        OSError: If there is no log, or it cannot be read.
+        ValueError: If it is no regular file.
+    """
+    with open_regular(metrics) as stream:
+        while line := stream.readline(TAIL):
+            if event := _event(line):
+                yield event
+
+
+def _last_event(metrics: Path) -> dict[str, float]:
+    """Return the numbers of the last whole log event; none if there is none."""
     try:
-        if not metrics.is_file():  # but a pipe, which could be waited on for ever
-            return
-        with metrics.open("rb") as stream:
+        with open_regular(metrics) as stream:
             stream.seek(-min(TAIL, stream.seek(0, os.SEEK_END)), os.SEEK_END)
-            lines = stream.read().splitlines()
-    except OSError:
-        return
-    for line in reversed(lines):
-        try:
-            event = {key: value for key, value in parse_json(line).items() if _can_be(key, value)}
-        except (ValueError, AttributeError):
-            continue  # the line that is being written
-        if "step" in event:
-            yield event
+            lines = stream.read(TAIL).splitlines()
+    except (OSError, ValueError):
+        return {}
+    return next(filter(None, map(_event, reversed(lines))), {})
+
+
+def _event(line: bytes) -> dict[str, float]:
+    """Return the numbers of a log event; none if it is not whole, as one that is being written, or without a step."""
+    try:
+        event = {key: value for key, value in parse_json(line).items() if _can_be(key, value)}
+    except (ValueError, AttributeError):
+        return {}
+    return event if "step" in event else {}
 
 
 def _can_be(name: str, value: object) -> bool:
