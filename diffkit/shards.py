@@ -36,7 +36,6 @@ def shard(network: nn.Module, device: torch.device, processes: int) -> None:
     for block in _blocks(network):
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
-    network.to(device)  # buffers
 
 
 def _blocks(module: nn.Module, *, inside: bool = False) -> Iterator[nn.Module]:
