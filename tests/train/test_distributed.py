@@ -120,8 +120,10 @@ def teacher(tiny, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kind", sorted(Distillation.kinds))
-def test_several_distil_as_one(tiny, together, teacher, tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "shard"), [*((kind, "none") for kind in sorted(Distillation.kinds)), ("progressive", "full")]
+)
+def test_several_distil_as_one(tiny, together, teacher, tmp_path, kind, shard):
     settings = {**Distillation.kinds[kind].example_settings(), "kind": kind, "teacher": str(teacher)}
     written = ", ".join(f"{name}={value!r}" for name, value in settings.items())
     student = tiny(
@@ -131,6 +133,7 @@ def test_several_distil_as_one(tiny, together, teacher, tmp_path, kind):
         "train.log_every=2",
         f"sample={{sampler='{'consistency' if kind == 'consistency' else 'ddim'}', steps=2}}",
         f"distillation={{{written}}}",
+        f"train.shard={shard}",
     )
     (tmp_path / "tiny.toml").write_text(to_toml(student))
     train(student, tmp_path / "one")
@@ -195,8 +198,9 @@ def test_one_that_hangs_ends_with_the_others(recipe, together, tmp_path, monkeyp
     assert (tmp_path / "err-1").read_text() == "Error: picture.png: cannot be read\n"
 
 
-def test_one_that_is_killed_stops_the_others(recipe, together, tmp_path, monkeypatch):
-    recipe("train.steps=9")
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_one_that_is_killed_stops_the_others(recipe, together, tmp_path, monkeypatch, shard):
+    recipe("train.steps=9", f"train.shard={shard}")
     at_step(monkeypatch, 1, 2, lambda: os.kill(os.getpid(), signal.SIGKILL))
     assert together(2, command("run")) == [1, -signal.SIGKILL]
     said = (tmp_path / "err-0").read_text()
