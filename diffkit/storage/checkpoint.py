@@ -55,12 +55,14 @@ class Header:
         data: What the model knows of its images.
         plugins: The components that come from plugins, as ``{"family.kind": "plugin"}``.
         step: Number of optimizer steps taken.
+        images: Number of images that it is trained on; None where that isn't said.
     """
 
     recipe: dict[str, Any]
     data: DataInfo
     plugins: dict[str, str]
     step: int
+    images: int | None = None
 
 
 Holds = Literal["model", "classifier"]
@@ -68,10 +70,15 @@ Holds = Literal["model", "classifier"]
 
 
 def make_header(
-    recipe: Recipe, data: DataInfo, plugins: Mapping[str, str], step: int, holds: Holds = "model"
+    recipe: Recipe,
+    data: DataInfo,
+    plugins: Mapping[str, str],
+    step: int,
+    holds: Holds = "model",
+    images: int | None = None,
 ) -> dict[str, str]:
     """Write a header as safetensors holds it: text to text."""
-    about = {"format": FORMAT, "version": diffkit.__version__, "step": step, "holds": holds}
+    about = {"format": FORMAT, "version": diffkit.__version__, "step": step, "holds": holds, "images": images}
     return {
         "format": "pt",
         "diffkit": json.dumps(about),
@@ -110,7 +117,10 @@ def _parsed(metadata: Mapping[str, str], file: Path, holds: Holds) -> Header:
             raise ValueError("no number of steps")
         if not all(isinstance(owner, str) for owner in plugins.values()):
             raise ValueError("plugins without names")
-        return Header(parse_toml(metadata["recipe"], str(file)), data, plugins, step)
+        images = about.get("images")
+        if images is not None and type(images) is not int:
+            raise ValueError("no number of images")
+        return Header(parse_toml(metadata["recipe"], str(file)), data, plugins, step, images)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(f"{file}: the header is damaged") from None
 

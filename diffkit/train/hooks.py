@@ -92,9 +92,11 @@ def _named(what: str) -> Iterator[None]:
     except (Interrupted, Diverged, PluginError, WriteError):
         raise
     except (Exception, SystemExit) as error:
-        if isinstance(error, UserError):
-            reason = str(error)
-        else:
-            is_of_file = isinstance(error, OSError) and error.filename
-            reason = reason_of(error) if is_of_file else f"{type(error).__name__}: {error}"
+        match error:
+            case UserError():
+                reason = str(error)
+            case OSError(filename=str()):
+                reason = reason_of(error)
+            case _:
+                reason = f"{type(error).__name__}: {error}"
         raise PluginError(f"{what}: {reason}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 
 import pluggy
@@ -34,6 +35,8 @@ from diffkit.train.rows import parts_of_batch
 from diffkit.train.run import TrainingRun
 from diffkit.train.stop import StopRequest
 from diffkit.train.teacher import read_teacher
+
+log = logging.getLogger(__name__)
 
 ALWAYS = ("jsonl", "progress")
 """Callbacks that every run has; a recipe names them only to change their settings."""
@@ -87,6 +90,10 @@ def train(
             checkpoint = read_checkpoint(Path(name))
             weights = checkpoint.folder / MODEL
             check_same(recipe_of(checkpoint.header, weights), recipe, str(weights))
+            if workers.is_first and checkpoint.header.images not in (None, len(images)):
+                log.warning(
+                    "%s: the data set had %d images, and has %d now", folder, checkpoint.header.images, len(images)
+                )
             run.load(checkpoint)
         elif run.teacher is not None:
             run.start_from_teacher(run.teacher)

@@ -400,7 +400,8 @@ class TrainingRun:
         return {name: gathered(tensors, self.workers) for name, tensors in self.ema.state_dicts().items()}
 
     def _header(self) -> dict[str, str]:
-        header = make_header(self.recipe, self.data, from_plugins(self.recipe), self.step)
+        plugins = from_plugins(self.recipe)
+        header = make_header(self.recipe, self.data, plugins, self.step, images=len(self._images))
         return header if self.teacher is None else {**header, **self.teacher.header()}
 
     def start_from(self, path: Path) -> WarmStart:

@@ -115,6 +115,16 @@ def test_data_that_is_gone_when_a_run_goes_on(pictures, recipe, diffkit, steps_o
     assert steps_of(tmp_path / "run") == [2]
 
 
+def test_more_pictures_when_a_run_goes_on(pictures, recipe, diffkit):
+    """The order of the images is another one from there on, so that it isn't the run it would have been."""
+    assert diffkit("train", recipe(FOLDER, PLAIN), "--run", "run", "train.steps=2").code == 0
+    (pictures / "0.png").rename(pictures / "another.png")
+    assert "data set had" not in diffkit(*GO_ON, "train.steps=3").err
+    Image.new("L", (8, 8)).save(pictures / "one-more.png")
+    done = diffkit(*GO_ON)
+    assert (done.code, done.err.splitlines()[0]) == (0, "run: the data set had 6 images, and has 7 now")
+
+
 PLUGIN = '''
 import sys
 from typing import Literal
