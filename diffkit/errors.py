@@ -86,6 +86,19 @@ def reason_of(error: OSError) -> str:
     return f"{place}{error.strerror or error}"
 
 
+@contextlib.contextmanager
+def must_be_written() -> Iterator[None]:
+    """Say that what a run must keep cannot be written.
+
+    Raises:
+        WriteError: If the system can't write it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(reason_of(error)) from error
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in a recipe.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from diffkit.bounds import parse_json
 from diffkit.callbacks.base import Callback, Run
-from diffkit.errors import WriteError, naming, reason_of
+from diffkit.errors import must_be_written, naming
 from diffkit.plugins.hookspecs import hookimpl
 
 
@@ -31,7 +30,7 @@ class Jsonl(Callback):
         file = run.folder / "metrics.jsonl"
         if not file.exists():
             return
-        with _must_be_written(file):
+        with must_be_written(), naming(file):
             kept = [line for line in file.read_text(errors="replace").splitlines() if _step(line) <= run.step]
             temporary = file.with_name(".tmp-metrics.jsonl")
             _write(temporary, "w", "".join(f"{line}\n" for line in kept))
@@ -43,7 +42,7 @@ class Jsonl(Callback):
         if metrics:
             numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
             file = run.folder / "metrics.jsonl"
-            with _must_be_written(file):
+            with must_be_written(), naming(file):
                 _write(file, "a", json.dumps({"step": step, **numbers}) + "\n")
 
 
@@ -53,20 +52,6 @@ def _write(file: Path, mode: Literal["w", "a"], text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-@contextlib.contextmanager
-def _must_be_written(file: Path) -> Iterator[None]:
-    """Say that the log cannot be written.
-
-    Raises:
-        WriteError: If the system can't write it.
-    """
-    try:
-        with naming(file):
-            yield
-    except OSError as error:
-        raise WriteError(reason_of(error)) from error
 
 
 def _step(line: str) -> float:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from diffkit.distributed import StoppedByAnother
-from diffkit.errors import Diverged, Interrupted, OutOfMemory, PluginError, WriteError, reason_of
+from diffkit.errors import Diverged, Interrupted, OutOfMemory, PluginError, WriteError
 from diffkit.storage.checkpoint import newest_whole
 from diffkit.storage.runs import CHECKPOINTS
 from diffkit.train.run import TrainingRun
@@ -36,19 +36,6 @@ def noted(error: BaseException) -> Iterator[None]:
         yield
     except PluginError as another:
         error.add_note(str(another))
-
-
-@contextlib.contextmanager
-def must_be_written() -> Iterator[None]:
-    """Say that what a run must keep cannot be written.
-
-    Raises:
-        WriteError: If the system can't write it.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(reason_of(error)) from error
 
 
 def _left(run: TrainingRun) -> str:

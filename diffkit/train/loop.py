@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffkit.callbacks.base import Callback
 from diffkit.distributed import Workers
-from diffkit.errors import DataError, Interrupted, PluginError, UserError
+from diffkit.errors import DataError, Interrupted, PluginError, UserError, must_be_written
 from diffkit.out_of_memory import advising
 from diffkit.recipe.load import read_document, validate
 from diffkit.recipe.tables import Recipe
@@ -28,7 +28,7 @@ from diffkit.storage.checkpoint import (
 )
 from diffkit.storage.files import delete_leftovers, write_atomically
 from diffkit.storage.runs import CHECKPOINTS, RECIPE, SNAPSHOTS, locked, mark_as_newest
-from diffkit.train.ending import explained, must_be_written, noted
+from diffkit.train.ending import explained, noted
 from diffkit.train.hooks import Hooks
 from diffkit.train.resume import check_same
 from diffkit.train.rows import parts_of_batch
