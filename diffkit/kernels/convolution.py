@@ -40,9 +40,13 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ..
     """
     if not computes_here(x, weight):
         return nn.functional.conv2d(x, weight, bias, stride, padding)
-    if (tuple(weight.shape[2:]), stride, padding) == ((3, 3), (1, 1), (1, 1)) and _pays(x, weight):
+    kind = tuple(weight.shape[2:]), stride, padding
+    if kind == ((3, 3), (1, 1), (1, 1)) and _pays(x, weight):
         y: Tensor = winograd_conv2d(x, weight, bias)
         return y
+    if kind == ((1, 1), (1, 1), (0, 0)) and x.is_contiguous(memory_format=torch.channels_last):
+        # as a convolution, torch may take a slow way, and the weight's gradient would lie otherwise than the weight
+        return nn.functional.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
     if x.numel() < weight.numel():  # torch lays the weight as the maps lie: copy what is smaller
         x = x.contiguous()
     y = nn.functional.conv2d(x, weight, bias, stride, padding)
@@ -61,8 +65,7 @@ def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return the convolution of stride 1 and padding 1 of maps ``[N, inputs, H, W]`` with weights
     ``[outputs, inputs, 3, 3]``, plus a bias ``[outputs]``: ``[N, outputs, H, W]``, channels last.
 
-    Float32 on a processor. Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural
-    Networks", F(4x4, 3x3).
+    Float32 on a processor. Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks", F(4x4, 3x3).
     """
     x, weight = channels_last(x), weight.contiguous()
     shape = _shape(x, weight)

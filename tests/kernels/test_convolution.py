@@ -183,6 +183,14 @@ def test_a_layer_takes_it_where_it_pays(plain):
     torch.testing.assert_close(y, reference, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("side, settings", [(8, (3, 1, 1)), (8, (1, 1, 0)), (16, (3, 2, 1)), (4, (3, 1, 1))])
+def test_gradients_of_weights_lie_as_the_weights_do(side, settings):
+    """Or copies of them are made, where several processes add them up."""
+    layer = Conv2d(LANES, 2 * LANES, *settings)
+    layer(torch.randn(8, LANES, side, side).contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert layer.weight.grad.stride() == layer.weight.stride()
+
+
 def test_other_numbers_and_places_are_torchs_own():
     layer, x = Conv2d(LANES, LANES, 3, 1, 1), torch.randn(8, LANES, 8, 8)
     assert CHOSEN not in operations(layer.double(), x.double())[0]
