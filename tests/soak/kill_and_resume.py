@@ -83,6 +83,9 @@ count = 2
 STEPS_PER_KILL = 6
 """More than one life takes, so that the training doesn't end before the last kill."""
 
+SAVED = ("checkpoints", "ema")
+"""The folders of checkpoints and snapshots in a run folder."""
+
 EVERY = 4
 """Steps between two checkpoints."""
 
@@ -139,7 +142,7 @@ class Training:
 
 def comes_to_a_moment(training: Training, folder: Path, chance: random.Random) -> bool:
     """Wait for a moment to kill a training at. Returns whether it still runs."""
-    before, unfinished_before = newest_step(folder), unfinished(folder)
+    before, left = newest_step(folder), unfinished(folder, *SAVED)
     match chance.choice(["opening", "between", "writing"]):
         case "opening":
             return training.goes_on(chance.uniform(0, OPENING))
@@ -148,7 +151,7 @@ def comes_to_a_moment(training: Training, folder: Path, chance: random.Random) -
                 chance.uniform(0, BETWEEN)
             )
         case _:
-            return training.goes_on(until=lambda: bool(unfinished(folder) - unfinished_before)) and training.goes_on(
+            return training.goes_on(until=lambda: bool(unfinished(folder, *SAVED) - left)) and training.goes_on(
                 chance.uniform(0, WRITING)
             )
 
@@ -157,9 +160,9 @@ def newest_step(folder: Path) -> int:
     return max((int(path.name.removeprefix("step-")) for path in folder.glob("checkpoints/step-*")), default=0)
 
 
-def unfinished(folder: Path) -> set[Path]:
-    """Return what is half written, or half deleted; also what a run that was killed left."""
-    return {path for place in ("checkpoints", "ema", ".") for path in folder.glob(f"{place}/.tmp-*")}
+def unfinished(folder: Path, *places: str) -> set[Path]:
+    """Return what is half written, or half deleted, in places of a run folder; also what a run that was killed left."""
+    return {path for place in places for path in folder.glob(f"{place}/.tmp-*")}
 
 
 def soak(recipe: Path, folder: Path, kills: int, chance: random.Random) -> Counter[str]:
@@ -184,9 +187,11 @@ def soak(recipe: Path, folder: Path, kills: int, chance: random.Random) -> Count
         if begun and (state := overview(folder).state) not in ("stopped", "done"):
             raise SystemExit(f"nobody trains, and diffkit runs says: {state}")
         found["kills"] += 1
-        places = {path.relative_to(folder).parent.name or "the run folder" for path in unfinished(folder) - left}
+        places = {
+            path.relative_to(folder).parent.name or "the run folder" for path in unfinished(folder, *SAVED, ".") - left
+        }
         found.update(f"left something unfinished in {place}" for place in places)
-        left = unfinished(folder)
+        left = unfinished(folder, *SAVED, ".")
         training = Training(recipe, folder, *(["--resume"] if begun else []))
     training.goes_on()
     return found
