@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import shlex
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -73,12 +74,12 @@ def kernels() -> Kernels:
 def _compiled() -> Path:
     """Return the library's file, for these sources, this compiler and this processor."""
     threads = _thread_library()
-    compiler = shlex.split(os.environ.get("CC", "gcc"))
+    compiler = shlex.split(os.environ.get("CC") or "gcc")
     sources = {file.name: file.read_bytes() for file in files("diffkit.kernels").joinpath("source").iterdir()}
-    try:
-        version = subprocess.run([*compiler, "--version"], capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        raise Unavailable(f"no C compiler: '{shlex.join(compiler)}' cannot be run") from None
+    program = shutil.which(compiler[0])
+    if program is None:
+        raise Unavailable(f"no C compiler: '{compiler[0]}' cannot be run")
+    version = program, Path(program).stat().st_size, Path(program).stat().st_mtime_ns
     digest = hashlib.sha256(repr((sorted(sources.items()), compiler, version, FLAGS, threads, _processor())).encode())
     folder = _own_folder(platformdirs.user_cache_path("diffkit") / "kernels")
     library = folder / f"{digest.hexdigest()[:32]}.so"
