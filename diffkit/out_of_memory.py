@@ -8,7 +8,10 @@ from collections.abc import Iterator
 
 from diffkit.errors import OutOfMemory
 
-SAYINGS = re.compile(r"DefaultCPUAllocator|out of memory|not enough memory|ALLOC_FAILED|bad_alloc|bad allocation")
+SAYINGS = re.compile(
+    "DefaultCPUAllocator|out of memory|not enough memory|ALLOC_FAILED|bad_alloc|bad allocation"
+    "|could not create a primitive"  # oneDNN
+)
 """What torch's allocators, its libraries and C++ say; only that of CUDA has a type of its own."""
 
 NO_LESS = "take a smaller model, or a device with more memory"
