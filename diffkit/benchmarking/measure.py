@@ -15,16 +15,15 @@ from diffkit.benchmarking.breakdown import Breakdown, take_apart
 from diffkit.benchmarking.clock import Action, Seconds, Spread, interleaved
 from diffkit.benchmarking.flops import Flops, count
 from diffkit.benchmarking.matrix_product import MatrixProduct
-from diffkit.benchmarking.memory import Job, can_measure, peak_memory
+from diffkit.benchmarking.memory import JOBS, Job, can_measure, peak_memory
 from diffkit.benchmarking.peers import find_peer
-from diffkit.benchmarking.workload import network_call, random_images, sampling_copy, training_run
+from diffkit.benchmarking.workload import network_call, random_images, sampling_copy, training_run, uncompiled
 from diffkit.data.base import DataInfo
 from diffkit.pipeline import build_network
 from diffkit.recipe.tables import Recipe
 from diffkit.train.run import TrainingRun
 
 OURS = "diffkit"
-JOBS: tuple[Job, Job] = ("training", "sampling")
 
 
 @dataclass(frozen=True)
@@ -158,8 +157,8 @@ def benchmark(
 
     tell("counting and taking apart")
     plain = run
-    if recipe.train.compile:  # nothing is to be seen inside of what is compiled
-        plain = training_run(_uncompiled(recipe), data, device)
+    if recipe.train.compile:
+        plain = training_run(uncompiled(recipe), data, device)
     call_flops = count(call)
     flops: dict[Job, int] = {"training": flops_of_step(plain), "sampling": call_flops.total}
     product = MatrixProduct(device, torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32)
@@ -269,7 +268,3 @@ def _of_parts(call: Flops, breakdown: Breakdown, network: nn.Module) -> dict[str
         if around:
             own[around] -= call.modules.get(name, 0)
     return {name: round(flops * breakdown.calls) for name, flops in own.items() if flops}
-
-
-def _uncompiled(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"compile": False})})

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.diffusion.process import DiscreteProcess, Level
+from diffkit.diffusion.process import DiscreteProcess, Level, for_everyone
 from diffkit.schedules.base import BetaSchedule
 
 
@@ -120,10 +120,9 @@ def _tables(process: DdpmProcess, device: torch.device) -> _Tables:
 
     Kept outside of the process, since a changed copy of a process must not inherit them.
     """
-    if device.type != "cpu":
-        return _Tables(*(table.to(device) for table in _tables(process, torch.device("cpu"))))
-    # whoever asks first may be sampling in inference mode, or building on the meta device
-    with torch.inference_mode(False), torch.device("cpu"):
+    with for_everyone():
+        if device.type != "cpu":
+            return _Tables(*(table.to(device) for table in _tables(process, torch.device("cpu"))))
         beta = process.schedule.betas(process.steps).to(torch.float64)
         _check(process, beta)
         # sums of logarithms, and expm1, keep 1 - alpha_bar exact where alpha_bar is near 1

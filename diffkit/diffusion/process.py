@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from diffkit.spec import Component
+
+
+@contextmanager
+def for_everyone() -> Iterator[None]:
+    """Compute what is kept for later callers, by usual operations on usual tensors.
+
+    Whoever asks first may be sampling in inference mode, building on the meta device, or predicting memory from tensors
+    that have none.
+    """
+    with _disable_current_modes(), torch.inference_mode(False), torch.device("cpu"):
+        yield
 
 
 @dataclass(frozen=True)

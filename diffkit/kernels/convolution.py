@@ -104,11 +104,21 @@ def _shape(x: Tensor, weight: Tensor) -> Shape:
 
 def _workspace(shape: Shape, *, backwards: bool) -> tuple[Tensor, ctypes.c_long]:
     """Return room for transformed images, and the number of images that have room at a time."""
+    floats, at_once = _wanted(shape, backwards=backwards)
+    return _room(floats), at_once
+
+
+def room_of(x: Tensor, weight: Tensor, *, backwards: bool) -> int:
+    """Return the bytes of the room that is kept once maps have gone through `winograd_conv2d`, or back."""
+    return 4 * _wanted(_shape(x, weight), backwards=backwards)[0]
+
+
+def _wanted(shape: Shape, *, backwards: bool) -> tuple[int, ctypes.c_long]:
     tiles = -(-shape.height // 4) * -(-shape.width // 4)
     fitting = max(1, WORKSPACE // (36 * tiles * (shape.inputs + shape.outputs)))
     wanted = max(torch.get_num_threads() * fitting, -(-TILES_AT_ONCE // tiles))
     at_once = ctypes.c_long(min(shape.images, wanted))
-    return _room(_library().winograd_workspace(shape, at_once, int(backwards))), at_once
+    return _library().winograd_workspace(shape, at_once, int(backwards)), at_once
 
 
 _rooms = threading.local()
@@ -117,9 +127,15 @@ _rooms = threading.local()
 def _room(floats: int) -> Tensor:
     """Return memory that is kept from call to call: new pieces of ever other sizes would tear the heap to shreds."""
     if not hasattr(_rooms, "kept") or len(_rooms.kept) < floats:
+        give_room_back()
         _rooms.kept = torch.empty(floats)
     kept: Tensor = _rooms.kept
     return kept
+
+
+def give_room_back() -> None:
+    """Keep no memory any longer until the next convolution."""
+    vars(_rooms).pop("kept", None)
 
 
 @winograd_conv2d.register_fake

@@ -13,6 +13,7 @@ from diffkit.nn.base import Activation, Ports, TimeEmbedding, nearest_sizes
 from diffkit.nn.conditions import Conditioned
 from diffkit.nn.embedding import Sinusoidal
 from diffkit.nn.init import init
+from diffkit.nn.recompute import call
 from diffkit.nn.transformer import PatchModel, TokenAttention, join_patches, mlp, patches
 
 
@@ -80,7 +81,7 @@ class DiTNetwork(Conditioned):
     def __init__(self, spec: DiT, data: DataInfo, ports: Ports) -> None:
         super().__init__()
         width = spec.width
-        self.patch = spec.patch
+        self.patch, self.recomputes = spec.patch, spec.checkpoint
         self.grid = data.height // spec.patch, data.width // spec.patch
         self.patches_in = patches(spec, ports.in_channels)
         self.place_features = Sinusoidal(endpoint=False).build(width // 2)
@@ -121,7 +122,7 @@ class DiTNetwork(Conditioned):
         maps = self.patches_in(x)
         h = (maps + self.places(maps)).flatten(2).transpose(1, 2)
         for block in self.blocks:
-            h = block(h, c)
+            h = call(block, h, c, recomputes=self.recomputes)
         shift, scale = self.modulation_out(c)[:, None].chunk(2, dim=-1)
         return join_patches(self.out(_modulate(self.norm_out(h), shift, scale)), x.shape[2], self.patch)
 

@@ -29,6 +29,8 @@ from diffkit.nn.embedded import EmbeddedModel, EmbeddedNetwork
 from diffkit.nn.init import conv, init, linear
 from diffkit.nn.network import Parts
 from diffkit.nn.norm import GroupNorm, activated
+from diffkit.nn.recompute import call
+from diffkit.nn.sides import SideLengths, has_side, problems_of_sides
 from diffkit.spec import Many
 
 
@@ -90,6 +92,10 @@ class KUNet(EmbeddedModel):
     """Non-linearity between the two layers that the time's features go through, in place of `activation`."""
     output_activation: Activation | None = None
     """Non-linearity before the convolution that makes the output, in place of `activation`."""
+    checkpoint_at: SideLengths = ()
+    """Levels with gradient checkpointing, by the side of their feature maps (the longer one if they are not square), or
+    "all": training keeps what each block takes, and computes what is within once more for the gradient. It takes more
+    time and less memory; the result is the same to the bit. The middle belongs to the last level."""
 
     def times_known(self) -> int | None:
         """Return the number T if the embedding only knows the times 0..T-1, or None if it takes any."""
@@ -109,6 +115,7 @@ class KUNet(EmbeddedModel):
         problems = []
         if reason := self.refuses_size(data, data.height, data.width):
             problems.append(Problem("channels", reason, list(self.channels)))
+        problems += problems_of_sides("checkpoint_at", self.checkpoint_at, data, len(self.channels))
         problems += self.problems_of_classes(data, self.embedding)
         parts = Parts()
         with torch.device("meta"):
@@ -164,12 +171,14 @@ class KUNetNetwork(EmbeddedNetwork):
         self.add_embedding(spec, time_features, (features, size), between, data, ports)
         self.activation = spec.activation.build()
 
+        recomputes = [has_side(spec.checkpoint_at, data, level) for level in range(last + 1)]
+        self.middle_recomputes = recomputes[last]
         self.conv_in = conv(ports.in_channels, channels[0])
         self.down = nn.ModuleList()
         for level, here in enumerate(channels):
             widths = [channels[max(level - 1, 0)], *[here] * spec.blocks_per_level]
             down = resampler("downsample", here) if level < last else None
-            self.down.append(KStage(blocks(level, widths), down))
+            self.down.append(KStage(blocks(level, widths), down, recomputes=recomputes[level]))
         deepest = channels[last]
         self.middle, self.middle_attention = nn.ModuleList(), None
         if spec.middle:
@@ -181,7 +190,7 @@ class KUNetNetwork(EmbeddedNetwork):
             here, larger = channels[level], channels[max(level - 1, 0)]
             widths = [2 * here, *[here] * (spec.blocks_per_level - 1), larger]
             up = resampler("upsample", larger) if level > 0 else None
-            self.up.append(KStage(blocks(level, widths), up))
+            self.up.append(KStage(blocks(level, widths), up, recomputes=recomputes[level]))
         self.norm_out = parts.build("norm", lambda: spec.norm.build(channels[0]))
         self.activation_out = (spec.output_activation or spec.activation).build()
         self.conv_out = conv(channels[0], ports.out_channels, scale=0)
@@ -195,9 +204,9 @@ class KUNetNetwork(EmbeddedNetwork):
             h, skip = stage(h, raw, embedding)
             skips.append(skip)
         for number, block in enumerate(self.middle):
-            h = block(h, embedding)
+            h = call(block, h, embedding, recomputes=self.middle_recomputes)
             if number == 0 and self.middle_attention is not None:
-                h = self.middle_attention(h)
+                h = call(self.middle_attention, h, recomputes=self.middle_recomputes)
         for stage in self.up:
             h, _ = stage(torch.cat((h, skips.pop()), dim=1), raw, embedding)
         return self.leave(self.conv_out(activated(self.norm_out, self.activation_out, h)), time)
@@ -206,8 +215,9 @@ class KUNetNetwork(EmbeddedNetwork):
 class KStage(nn.Module):
     """A level on one of the ways: blocks and a resampler."""
 
-    def __init__(self, blocks: list[nn.Module], resample: nn.Module | None) -> None:
+    def __init__(self, blocks: list[nn.Module], resample: nn.Module | None, *, recomputes: bool) -> None:
         super().__init__()
+        self.recomputes = recomputes
         self.blocks = nn.ModuleList(blocks)
         self.resample = resample
 
@@ -220,7 +230,7 @@ class KStage(nn.Module):
             embedding: The embedding after it, for the resampler.
         """
         for block in self.blocks:
-            x = block(x, raw)
+            x = call(block, x, raw, recomputes=self.recomputes)
         return x if self.resample is None else self.resample(x, embedding), x
 
 

@@ -24,6 +24,8 @@ from diffkit.nn.base import (
 from diffkit.nn.conditions import Conditioned
 from diffkit.nn.init import conv, linear
 from diffkit.nn.network import Parts
+from diffkit.nn.recompute import call
+from diffkit.nn.sides import SideLengths, has_side, problems_of_sides
 from diffkit.spec import Many, Spec
 
 
@@ -71,6 +73,10 @@ class LucidrainsUNet(Model):
     """Normalization of all parts."""
     activation: Activation = Field("silu", validate_default=True)
     """Non-linearity of the blocks."""
+    checkpoint_at: SideLengths = ()
+    """Levels with gradient checkpointing, by the side of their feature maps (the longer one if they are not square), or
+    "all": training keeps what each block takes, and computes what is within once more for the gradient. It takes more
+    time and less memory; the result is the same to the bit. The middle belongs to the last level."""
     levels: Many[LucidrainsLevel] = ()
     """One table for each level, from the largest maps on, with what it does in its own way. May be shorter than the
     number of levels."""
@@ -96,6 +102,7 @@ class LucidrainsUNet(Model):
         if len(self.levels) > len(self.multipliers):
             message = f"{len(self.levels)} tables for {len(self.multipliers)} levels. Allowed: at most one for each"
             problems.append(Problem("levels", message))
+        problems += problems_of_sides("checkpoint_at", self.checkpoint_at, data, len(self.multipliers))
         problems += self.problems_of_labels(data)
         parts = Parts()
         with torch.device("meta"):
@@ -149,6 +156,8 @@ class LucidrainsNetwork(Conditioned):
         first = spec.first_channels or spec.channels
         widths = [first, *(spec.channels * multiplier for multiplier in spec.multipliers)]
         last = len(spec.multipliers) - 1
+        recomputes = [has_side(spec.checkpoint_at, data, level) for level in range(last + 1)]
+        self.first_recomputes, self.middle_recomputes = recomputes[0], recomputes[last]
         self.conv_in = conv(ports.in_channels, first, 7)
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
@@ -158,13 +167,13 @@ class LucidrainsNetwork(Conditioned):
             if level == last:
                 resample = [conv(here, next_)]
             attends = attention(*spec.attention_of(level), here)
-            self.down.append(Stage([block(here, here), block(here, here)], attends, resample))
+            self.down.append(Stage([block(here, here), block(here, here)], attends, resample, recomputes[level]))
         for level in reversed(range(last + 1)):
             here, next_ = widths[level + 1], widths[level]
             doubled = [nn.Upsample(scale_factor=2.0, mode="nearest")] if level else []
             attends = attention(*spec.attention_of(level), here)
             blocks = [block(here + next_, here), block(here + next_, here)]
-            self.up.append(Stage(blocks, attends, [*doubled, conv(here, next_)]))
+            self.up.append(Stage(blocks, attends, [*doubled, conv(here, next_)], recomputes[level]))
         middle = widths[-1]
         self.middle = nn.ModuleList([block(middle, middle), block(middle, middle)])
         self.middle_attention = attention("middle_attention", spec.middle_attention, middle)
@@ -182,18 +191,23 @@ class LucidrainsNetwork(Conditioned):
         for stage in self.down:
             h, left = stage(h, embedding)
             skips += left
-        h = self.middle[0](h, embedding)
-        h = self.middle[1](self.middle_attention(h), embedding)
+        h = call(self.middle[0], h, embedding, recomputes=self.middle_recomputes)
+        h = call(self.middle_attention, h, recomputes=self.middle_recomputes)
+        h = call(self.middle[1], h, embedding, recomputes=self.middle_recomputes)
         for stage in self.up:
             h, _ = stage(h, embedding, [skips.pop(), skips.pop()])
-        return self.conv_out(self.block_out(torch.cat((h, first), dim=1), embedding))  # type: ignore[no-any-return]
+        h = call(self.block_out, torch.cat((h, first), dim=1), embedding, recomputes=self.first_recomputes)
+        return self.conv_out(h)  # type: ignore[no-any-return]
 
 
 class Stage(nn.Module):
     """A level on one of the ways: two blocks, attention and a resampler."""
 
-    def __init__(self, blocks: list[nn.Module], attention: nn.Module, resample: list[nn.Module]) -> None:
+    def __init__(
+        self, blocks: list[nn.Module], attention: nn.Module, resample: list[nn.Module], recomputes: bool
+    ) -> None:
         super().__init__()
+        self.recomputes = recomputes
         self.blocks = nn.ModuleList(blocks)
         self.attention = attention
         self.resample = nn.Sequential(*resample)
@@ -208,8 +222,9 @@ class Stage(nn.Module):
         """
         left = []
         for number, block in enumerate(self.blocks):
-            x = block(x if skips is None else torch.cat((x, skips[number]), dim=1), embedding)
+            x = x if skips is None else torch.cat((x, skips[number]), dim=1)
+            x = call(block, x, embedding, recomputes=self.recomputes)
             if number == len(self.blocks) - 1:
-                x = self.attention(x)
+                x = call(self.attention, x, recomputes=self.recomputes)
             left.append(x)
         return self.resample(x), left

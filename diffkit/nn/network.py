@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,6 +15,7 @@ from diffkit.nn.base import Attention, Downsample, Norm, Ports, ResnetBlock, Sty
 from diffkit.nn.embedded import EmbeddedNetwork
 from diffkit.nn.init import conv
 from diffkit.nn.norm import activated
+from diffkit.nn.recompute import call
 
 if TYPE_CHECKING:
     from diffkit.nn.unet import UNet
@@ -33,6 +34,7 @@ class Level:
     downsample: Downsample
     upsample: Upsample
     style: Style
+    recomputes: bool
     keys: dict[str, str]
 
 
@@ -102,7 +104,7 @@ class UNetNetwork(EmbeddedNetwork):
     def __init__(self, spec: UNet, data: DataInfo, ports: Ports, parts: Parts) -> None:
         super().__init__()
         levels = spec.resolve(data)
-        middle = spec.resolve_middle(levels[-1].channels)
+        middle = replace(spec.resolve_middle(levels[-1].channels), recomputes=levels[-1].recomputes)
         size = spec.embedding_channels or 4 * spec.channels
         features = spec.embedding_features or spec.channels
 
@@ -175,6 +177,7 @@ class Block(nn.Module):
         super().__init__()
         channels, style = level.channels, level.style
         attention = level.attention if attends else None
+        self.recomputes = level.recomputes
         self.resnet = parts.of(
             level,
             "resnet",
@@ -186,8 +189,13 @@ class Block(nn.Module):
         if attention is not None:
             self.attention = parts.of(level, "attention", lambda: attention.build(channels, style), channels)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Map ``[N, in, H, W]`` and ``[N, embedding]`` to ``[N, out, H, W]``."""
+    def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Map ``[N, in, H, W]``, in two parts where there is a skip, and ``[N, embedding]`` to ``[N, out, H, W]``."""
+        return call(self._forward, x, embedding, skip, recomputes=self.recomputes)
+
+    def _forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None) -> Tensor:
+        if skip is not None:
+            x = torch.cat((x, skip), dim=1)
         x = self.resnet(x, embedding)
         return x if self.attention is None else self.attention(x)
 
@@ -229,7 +237,7 @@ class Up(nn.Module):
         Each block takes the last of `skips` away and sees it.
         """
         for block in self.blocks:
-            x = block(torch.cat((x, skips.pop()), dim=1), embedding)
+            x = block(x, embedding, skips.pop())
         output = None if self.output is None else self.output(x)
         return x if self.upsample is None else self.upsample(x, embedding), output
 

@@ -31,6 +31,9 @@ class PatchModel(Model):
     """Features of the time."""
     activation: Activation = Field("gelu", validate_default=True)
     """Non-linearity of the blocks' MLPs."""
+    checkpoint: bool = False
+    """Gradient checkpointing: training keeps what each block takes, and computes what is within once more for the
+    gradient. It takes more time and less memory; the result is the same to the bit."""
 
     @property
     def hidden(self) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from diffkit.data.base import DataInfo
 from diffkit.errors import Problem
@@ -26,23 +26,8 @@ from diffkit.nn.base import (
 )
 from diffkit.nn.embedded import EmbeddedModel
 from diffkit.nn.network import Level, Parts, UNetNetwork
+from diffkit.nn.sides import SideLengths, has_side, problems_of_sides, sides_of
 from diffkit.spec import Many, Spec
-
-
-def _side_lengths(value: Any) -> Any:
-    if value == "all":
-        return value
-    if not isinstance(value, list | tuple) or not all(type(side) is int and side > 0 for side in value):
-        raise ValueError('should be "all" or an array of side lengths, such as [16, 8]')
-    return tuple(value)
-
-
-SideLengths = Annotated[
-    tuple[int, ...] | Literal["all"],
-    BeforeValidator(_side_lengths, json_schema_input_type=list[Annotated[int, Field(gt=0)]] | Literal["all"]),
-]
-"""Side lengths of levels, or all of them."""
-
 
 AttentionUp = Literal["every", "last", "none"]
 """Which blocks of a level have attention on the way up."""
@@ -147,6 +132,9 @@ class UNet(EmbeddedModel):
     """Non-linearity between the two layers that the time's features go through, in place of `activation`."""
     output_activation: Activation | None = None
     """Non-linearity before the convolution that makes the output, in place of `activation`."""
+    checkpoint_at: SideLengths = ()
+    """Levels with gradient checkpointing, by the side of their feature maps (the longer one if they are not square), or
+    X and less memory; the result is the same to the bit. The middle belongs to the last level."""
     levels: Many[LevelOverrides] = ()
     """One table for each level, from the largest maps on, with what it does in its own way. May be shorter than the
     number of levels."""
@@ -191,20 +179,19 @@ class UNet(EmbeddedModel):
         halvings = len(self.multipliers) - 1
         factor = 2**halvings
         if data.height % factor or data.width % factor:
-            fitting = len(self._sides(data))
+            fitting = len(sides_of(data, len(self.multipliers)))
             message = (
                 f"{halvings + 1} levels halve the sides {halvings} times, so both must be divisible by {factor}, and "
                 f"the images are {data.height}x{data.width} (height x width). Allowed: {_count(fitting, 'level')} or "
                 f"fewer, or images of a size such as {nearest_sizes(data.height, data.width, factor)}"
             )
             problems.append(Problem("multipliers", message, list(self.multipliers)))
-        sides = self._sides(data)
-        missed = [side for side in self.attention_at if side not in sides] if self.attention_at != "all" else []
-        if missed:
-            never = ", ".join(map(str, missed))
-            message = f"no level has maps of side {never}. Allowed for these images: {', '.join(map(str, sides))}"
-            problems.append(Problem("attention_at", message, list(self.attention_at)))
-        return problems
+        count = len(self.multipliers)
+        return [
+            *problems,
+            *problems_of_sides("attention_at", self.attention_at, data, count),
+            *problems_of_sides("checkpoint_at", self.checkpoint_at, data, count),
+        ]
 
     def _problems_of_levels(self, data: DataInfo) -> list[Problem]:
         problems = []
@@ -220,23 +207,15 @@ class UNet(EmbeddedModel):
             problems.append(Problem(f"levels[{count - 1}].downsample", message))
         return [*problems, *self.problems_of_classes(data, self.embedding)]
 
-    def _sides(self, data: DataInfo) -> list[int]:
-        """Return the longer side of each level's maps, as far as the sides can be halved."""
-        return [
-            max(data.height, data.width) >> n
-            for n in range(len(self.multipliers))
-            if data.height % 2**n == 0 and data.width % 2**n == 0
-        ]
-
     def resolve(self, data: DataInfo) -> list[Level]:
         """Return the levels from the largest maps on, each with all its settings."""
-        longer = max(data.height, data.width)
         return [
             self._level(
                 self.levels[n] if n < len(self.levels) else LevelOverrides(),
                 f"levels[{n}].",
                 self.channels * multiplier,
-                attends=self.attention_at == "all" or longer >> n in self.attention_at,
+                attends=has_side(self.attention_at, data, n),
+                recomputes=has_side(self.checkpoint_at, data, n),
             )
             for n, multiplier in enumerate(self.multipliers)
         ]
@@ -257,7 +236,9 @@ class UNet(EmbeddedModel):
         activation = self.output_activation or chosen.style.activation
         return replace(chosen, style=replace(chosen.style, activation=activation))
 
-    def _level(self, own: LevelOverrides, prefix: str, channels: int, *, attends: bool) -> Level:
+    def _level(
+        self, own: LevelOverrides, prefix: str, channels: int, *, attends: bool, recomputes: bool = False
+    ) -> Level:
         names = ("resnet", "attention", "downsample", "upsample", "norm", "activation")
         return Level(
             channels=own.channels or channels,
@@ -269,6 +250,7 @@ class UNet(EmbeddedModel):
             downsample=own.downsample or self.downsample,
             upsample=own.upsample or self.upsample,
             style=Style(own.norm or self.norm, own.activation or self.activation, own.resnet or self.resnet),
+            recomputes=recomputes,
             keys={name: name if getattr(own, name) is None else prefix + name for name in names},
         )
 

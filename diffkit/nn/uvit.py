@@ -12,6 +12,7 @@ from diffkit.data.base import DataInfo
 from diffkit.errors import Problem
 from diffkit.nn.base import Activation, Ports, TimeEmbedding
 from diffkit.nn.conditions import Conditioned
+from diffkit.nn.recompute import call
 from diffkit.nn.transformer import PatchModel, TokenAttention, join_patches, mlp, patches
 
 
@@ -81,7 +82,7 @@ class UViTNetwork(Conditioned):
     def __init__(self, spec: UViT, data: DataInfo, ports: Ports) -> None:
         super().__init__()
         width, half = spec.width, spec.depth // 2
-        self.patch = spec.patch
+        self.patch, self.recomputes = spec.patch, spec.checkpoint
         self.size = data.height, data.width
         self.time_features = spec.embedding.build(spec.features)
         self.patches_in = patches(spec, ports.in_channels)
@@ -126,11 +127,11 @@ class UViTNetwork(Conditioned):
         h = torch.cat((extra.to(h.dtype), h), dim=1) + self.places
         skips = []
         for block in self.first:
-            h = block(h)
+            h = call(block, h, recomputes=self.recomputes)
             skips.append(h)
-        h = self.middle(h)
+        h = call(self.middle, h, recomputes=self.recomputes)
         for block in self.second:
-            h = block(h, skips.pop())
+            h = call(block, h, skips.pop(), recomputes=self.recomputes)
         pixels = self.out(self.norm_out(h)[:, self.extra :])
         return self.conv_out(join_patches(pixels, x.shape[2], self.patch))  # type: ignore[no-any-return]
 

@@ -21,6 +21,8 @@ MAY_CHANGE = {
     "train.ema.snapshots",
     "train.shard",
     "train.device_batch_size",
+    "model.checkpoint",
+    "model.checkpoint_at",
 }
 """What doesn't change the steps taken so far. Paths may change too: data moves."""
 

@@ -165,7 +165,7 @@ def read_teacher(recipe: Recipe, distillation: Distillation, data: DataInfo) -> 
     return file, tensors
 
 
-MAY_DIFFER = ("init_from", "dropout")
+MAY_DIFFER = ("init_from", "dropout", "checkpoint", "checkpoint_at")
 """Settings of the network that a student need not have as its teacher has them."""
 
 

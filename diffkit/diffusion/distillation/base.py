@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffkit.diffusion.distillation.estimator import Estimator, Places
 from diffkit.diffusion.objective import Objective
-from diffkit.diffusion.process import Level, Process
+from diffkit.diffusion.process import Level, Process, for_everyone
 from diffkit.diffusion.samplers.base import Sampler
 from diffkit.diffusion.spacing import Spacing
 from diffkit.diffusion.x0_rule import X0Rule
@@ -174,7 +174,8 @@ class Distillation(Component):
 
 @functools.lru_cache(maxsize=16)
 def _places(spacing: Spacing, process: Process, count: int, device: torch.device) -> Places:
-    return Places.of(spacing.levels(process, count), device)
+    with for_everyone():
+        return Places.of(spacing.levels(process, count), device)
 
 
 def _same(one: Level, other: Level) -> bool:
