@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,13 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 
+from diffkit.array_file import ArrayFile
 from diffkit.data.decode import UnreadablePictureError, decode_as_is
 from diffkit.data.numpy_files import read_npy
 from diffkit.data.progress import progress_bar
 from diffkit.diffusion.process import half_log_snr
 from diffkit.distributed import Workers
-from diffkit.errors import RecipeError, UserError, naming
+from diffkit.errors import RecipeError, UserError
 from diffkit.images import grid, save_png
 from diffkit.pipeline import Batch, Pipeline
 from diffkit.recipe.overrides import apply_override
@@ -99,20 +101,27 @@ def sample_to_folder(
     told = read_vectors(pipeline, vectors)
     made = str(new_folder(source, out, "sample")) if workers.is_first else ""
     folder = Path(workers.from_first(made.encode()).decode())
+    count = settings.count
+    save: Callable[[Batch], None]
+    if format == "png":
+        digits = max(5, len(str(count - 1)))
+        files = [folder / f"{number:0{digits}d}.png" for number in range(count)]
+        save = partial(_save_pictures, files)
+    else:
+        files = [folder / "images.npz"]
+        whole = (count, *shape[1:], shape[0])
+        with workers.first_goes_first():
+            array = ArrayFile(folder / "images.npy", whole, new=workers.is_first)
+        save = partial(_save_rows, array)
     batches = _with_progress(
         pipeline, settings, workers, seed=seed, label=label, size=size, condition=given, vectors=told
     )
-    if format == "png":
-        digits = max(5, len(str(settings.count - 1)))
-        files = [folder / f"{number:0{digits}d}.png" for number in range(settings.count)]
-        batches = _saving(batches, files)
-    else:
-        files = [folder / "images.npz"]
-    rows = _on_first(workers, _joined(batches))
+    rows = _on_first(workers, _joined(_saving(batches, save)))
     if not workers.is_first:
         return []
     if format == "npz":
-        _write_npz(rows, files[0])
+        every = pipeline.labels_of(label, range(count), settings.guidance)
+        array.pack("images", files[0], {} if every is None else {"labels": every.numpy()})
     classes = len(pipeline.data.classes)
     by_class = labels is not None and label is None and classes <= 20
     picture = folder / "grid.png"
@@ -197,13 +206,21 @@ def describe_walk(pipeline: Pipeline, settings: Sample) -> str:
     )
 
 
-def _saving(batches: Iterable[Batch], files: Sequence[Path]) -> Iterator[Batch]:
-    """Save each image in its file, and yield the batches that the grid shows."""
+def _saving(batches: Iterable[Batch], save: Callable[[Batch], None]) -> Iterator[Batch]:
+    """Save each batch, and yield those that the grid shows: no more than they are ever held."""
     for batch in batches:
-        for number, image in zip(batch.numbers, batch.images, strict=True):
-            save_png(image, files[number])
+        save(batch)
         if batch.numbers.start < IN_GRID:
             yield batch
+
+
+def _save_pictures(files: Sequence[Path], batch: Batch) -> None:
+    for number, image in zip(batch.numbers, batch.images, strict=True):
+        save_png(image, files[number])
+
+
+def _save_rows(array: ArrayFile, batch: Batch) -> None:
+    array.put(batch.numbers.start, batch.images.permute(0, 2, 3, 1).numpy())
 
 
 def _joined(batches: Iterable[Batch]) -> dict[str, torch.Tensor]:
@@ -227,14 +244,6 @@ def _on_first(workers: Workers, rows: Mapping[str, torch.Tensor]) -> Mapping[str
         return {}
     order = torch.cat([part["numbers"] for part in parts]).argsort()
     return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
-
-
-def _write_npz(rows: Mapping[str, torch.Tensor], file: Path) -> None:
-    arrays = {"images": rows["images"].permute(0, 2, 3, 1).contiguous().numpy()}
-    if "labels" in rows:
-        arrays["labels"] = rows["labels"].numpy()
-    with naming(file):
-        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def _with_progress(pipeline: Pipeline, settings: Sample, workers: Workers, **what: Any) -> Iterator[Batch]:

@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from diffkit import sampling
 from diffkit.errors import RecipeError, UserError
 from diffkit.pipeline import Pipeline
 from diffkit.sampling import sample_settings, sample_to_folder
@@ -37,6 +39,19 @@ def test_one_file_of_arrays(pipeline, tmp_path):
     with np.load(files[0], allow_pickle=False) as arrays:
         assert arrays["images"].shape == (5, 8, 8, 1) and arrays["images"].dtype == np.uint8
         assert arrays["labels"].tolist() == [0, 1, 2, 3, 4]
+        images = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2)
+    assert torch.equal(images, pipeline.sample(5, seed=0, batch_size=2))
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"images.npz", "grid.png", "sample.json"}
+
+
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_no_more_images_are_held_than_the_grid_shows(pipeline, tmp_path, format, monkeypatch):
+    monkeypatch.setattr(sampling, "IN_GRID", 2)
+    joined = []
+    join = sampling._joined
+    monkeypatch.setattr(sampling, "_joined", lambda batches: joined.append(join(batches)) or joined[0])
+    sample(pipeline, tmp_path / "out", format=format)
+    assert len(joined[0]["images"]) == 2
 
 
 def test_nothing_is_overwritten(pipeline, tmp_path):

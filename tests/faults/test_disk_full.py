@@ -99,7 +99,7 @@ def test_a_grid_of_samples_in_training(short_run, diffkit, at, steps_of, same_ru
 @pytest.mark.parametrize("format", ["png", "npz"])
 def test_a_sample(here, diffkit, format):
     done = diffkit("sample", "runs/tiny-1", "--format", format, "--count", "40", first=lambda: limit(80))
-    name = {"png": "00000.png", "npz": "images.npz"}[format]
+    name = {"png": "00000.png", "npz": "images.npy"}[format]
     assert done.code == 2
     assert done.err == f"Error: runs/tiny-1/samples/sample-1/{name}: File too large\n"
 
