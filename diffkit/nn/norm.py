@@ -126,7 +126,8 @@ def activated(
         scale: Of each image and channel, ``[N, C]``; nothing by default.
         shift: The same; given if and only if `scale` is.
     """
-    if isinstance(norm, GroupNorm) and isinstance(activation, nn.SiLU):
+    one = isinstance(norm, GroupNorm) and isinstance(activation, nn.SiLU) and normalization.applies(x, norm.num_groups)
+    if one:
         h: Tensor = norm(x, scale, shift, silu=True)
         return h
     return activation(_modulated(norm(x), scale, shift))  # type: ignore[no-any-return]
