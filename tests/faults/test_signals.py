@@ -26,8 +26,12 @@ def log_line(event, arguments):
 
 
 def test_a_closed_terminal_writes_a_checkpoint(recipe, diffkit, die_at, steps_of, same_run, whole, tmp_path):
+    def terminal():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+        die_at(3, log_line, signal.SIGHUP)
+
     arguments = ["train", recipe(), "--run", "run"]
-    done = diffkit(*arguments, first=lambda: die_at(3, log_line, signal.SIGHUP))
+    done = diffkit(*arguments, first=terminal)
     assert (done.code, steps_of(tmp_path / "run")) == (130, [2, 3])
     assert done.err.endswith("Error: interrupted at step 3; go on with --run run --resume\n")
     assert diffkit(*arguments, "--resume").code == 0
