@@ -182,6 +182,14 @@ class TestReading:
         assert [len(pixels) for pixels, _ in parts] == [2, 2, 1]
         assert torch.equal(torch.cat([pixels for pixels, _ in parts]), digits.pixels(torch.arange(5)))
 
+    def test_arrays_come_in_parts(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("diffkit.evaluating.read.AT_ONCE", 2)
+        images = np.random.default_rng(0).integers(256, size=(5, 8, 8, 1), dtype=np.uint8)
+        np.savez_compressed(tmp_path / "a.npz", images=images, labels=np.arange(5))
+        parts = list(read_images(tmp_path / "a.npz", Digits().info()))
+        assert [(len(pixels), labels.tolist()) for pixels, labels in parts] == [(2, [0, 1]), (2, [2, 3]), (1, [4])]
+        assert np.array_equal(torch.cat([pixels for pixels, _ in parts]).permute(0, 2, 3, 1), images)
+
     def test_nothing_there(self, tmp_path):
         for path in (tmp_path, tmp_path / "none"):
             with pytest.raises(UserError, match=r"there are no pictures, and no images\.npz"):
@@ -198,6 +206,8 @@ class TestReading:
             ({"pixels": np.zeros(3)}, "not an npz file with 'images'"),
             ({"images": np.zeros((2, 8, 8, 1))}, r"images are uint8 \[N, H, W, C\], not float64"),
             ({"images": np.zeros((2, 8, 8), np.uint8)}, r"not uint8 \[2, 8, 8\]"),
+            ({"images": np.zeros((0, 8, 8, 1), np.uint8)}, "there are no images in it"),
+            ({"images": np.zeros((2, 8, 8, 1), np.uint8, order="F")[:, :, ::1]}, "save it in C order"),
             (
                 {"images": np.zeros((2, 8, 8, 1), np.uint8), "labels": np.zeros(3, int)},
                 r"labels are whole numbers \[N\]",

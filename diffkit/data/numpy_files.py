@@ -6,9 +6,9 @@ A .npz file is a zip archive, whose parts may grow a thousandfold, and a header 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,30 @@ def read_member(file: Path, key: str, setting: str = "") -> NDArray[Any]:
     return array
 
 
+def read_rows(file: Path, key: str, at_once: int) -> Iterator[NDArray[Any]]:
+    """Read one array of an archive part by part, without holding all of it.
+
+    Args:
+        file: The archive.
+        key: The array's name.
+        at_once: The number of rows of a part; the last one may be shorter.
+
+    Raises:
+        DataError: If there is none of this name, or it would take too much memory.
+        ValueError: If its numbers don't lie row by row.
+    """
+    with zipfile.ZipFile(file) as archive:
+        _header(archive, file, key, "")
+        with archive.open(f"{key}.npy") as stream:
+            shape, fortran, dtype = _read_header(stream)
+            if fortran or not shape or dtype.hasobject:
+                raise ValueError(f"'{key}' has no rows of numbers one after the other: save it in C order")
+            for start in range(0, shape[0], at_once):
+                part = (min(at_once, shape[0] - start), *shape[1:])
+                content = bytearray(stream.read(_bytes_of(part, dtype)))
+                yield np.frombuffer(content, dtype).reshape(part)
+
+
 def has_member(file: Path, key: str) -> bool:
     """Return whether an archive has an array of this name."""
     with zipfile.ZipFile(file) as archive:
@@ -89,13 +113,21 @@ def _header(archive: zipfile.ZipFile, file: Path, key: str, setting: str) -> Arr
         if int.from_bytes(start, "little") > LARGEST_HEADER:
             raise ValueError("its header is too long")
     with archive.open(f"{key}.npy") as stream:
-        np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
+        shape, _, dtype = _read_header(stream)
         claimed = _bytes_of(shape, dtype)
     if claimed > size and not dtype.hasobject:
         raise ValueError(f"cut off: its header claims {claimed:,} bytes, and there are {size:,}")
     return ArrayHeader(shape, dtype)
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return the shape, whether it is in Fortran order, and the type of the array that follows in a stream."""
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"its format is version {version[0]}.{version[1]}, which NumPy doesn't know")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    header: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(stream)
+    return header
 
 
 def read_npy(file: Path) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diffkit.data.base import DataInfo
 from diffkit.data.decode import SUFFIXES, UnreadablePictureError, decode_as_is
-from diffkit.data.numpy_files import has_member, read_member
+from diffkit.data.numpy_files import has_member, read_header, read_member, read_rows
 from diffkit.data.progress import progress_bar
 from diffkit.errors import UserError
 from diffkit.evaluating.reference import Part
@@ -31,7 +31,7 @@ def read_images(path: Path, data: DataInfo) -> Iterator[Part]:
     """
     archive = path / "images.npz" if path.is_dir() else path
     if archive.is_file():
-        yield _read_npz(archive)
+        yield from _read_npz(archive)
         return
     files = sorted(_pictures(path))
     if not files:
@@ -56,15 +56,28 @@ def _read_picture(file: Path, data: DataInfo) -> NDArray[np.uint8]:
         raise UserError(f"images: {file}: {error}, and the data set's images are {wanted}") from None
 
 
-def _read_npz(file: Path) -> Part:
+def _read_npz(file: Path) -> Iterator[Part]:
     try:
-        images = read_member(file, "images")
+        shape, dtype = read_header(file, "images")
         labels = read_member(file, "labels") if has_member(file, "labels") else None
     except Exception as error:  # the parsers of archives and headers raise anything at all on damaged ones
-        raise UserError(f"images = {file}: not an npz file with 'images': {error}") from None
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise UserError(f"images = {file}: images are uint8 [N, H, W, C], not {images.dtype} {list(images.shape)}")
-    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
+        raise _no_images(file, error) from None
+    if dtype != np.uint8 or len(shape) != 4:
+        raise UserError(f"images = {file}: images are uint8 [N, H, W, C], not {dtype} {list(shape)}")
+    if labels is not None and (labels.shape != shape[:1] or labels.dtype.kind not in "iu"):
         raise UserError(f"images = {file}: labels are whole numbers [N], not {labels.dtype} {list(labels.shape)}")
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return pixels, None if labels is None else torch.from_numpy(labels.astype(np.int64))
+    if shape[0] == 0:
+        raise UserError(f"images = {file}: there are no images in it")
+    start = 0
+    try:
+        for images in read_rows(file, "images", AT_ONCE):
+            stop = start + len(images)
+            named = None if labels is None else torch.from_numpy(labels[start:stop].astype(np.int64))
+            yield torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), named
+            start = stop
+    except Exception as error:
+        raise _no_images(file, error) from None
+
+
+def _no_images(file: Path, error: Exception) -> UserError:
+    return UserError(f"images = {file}: not an npz file with 'images': {error}")
