@@ -59,6 +59,12 @@ def test_settings(tiny, cpu, settings):
     near(tiny("model.channels=32", "train.batch_size=64", "sample.batch_size=64", *settings), cpu)
 
 
+def test_a_teacher(tiny, cpu):
+    settings = "objective.prediction='velocity'", "sample.sampler='consistency'", "sample.steps=4"
+    peaks = near(tiny("model.channels=32", *settings, "distillation={kind='consistency', teacher='none'}"), cpu)
+    assert peaks["training"].parts[TEACHER] == peaks["training"].parts[PARAMETERS]
+
+
 @pytest.mark.parametrize("name", ["quickstart", "fashion_mnist_conditional", "superres_fashion", "ddpm_scratch"])
 def test_packaged_recipes(cpu, name):
     file = packaged_recipes()[name]

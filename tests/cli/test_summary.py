@@ -21,6 +21,26 @@ def test_a_pipe_gets_whole_lines(diffkit, monkeypatch):
     assert "…" not in out
 
 
+def test_memory(diffkit):
+    small = ["train.batch_size=8", "sample.batch_size=8", "sample.guidance=1"]
+    done = diffkit("summary", "quickstart", *small, "--memory", "--measure", "--device", "cpu")
+    assert (done.code, done.err) == (0, "")
+    assert "memory at most, cpu: training 8 and sampling 8 images at once" in done.out
+    _, table = re.split(r" +MiB +training +sampling *\n", done.out)
+    rows = [line.split() for line in table.splitlines()]
+    numbers = {" ".join(row[:-2]): [float(cell) for cell in row[-2:]] for row in rows if len(row) > 2}
+    predicted, measured, ratio = (numbers.pop(name) for name in ("predicted", "measured", "predicted / measured"))
+    assert {"parameters", "optimizer states", "averages", "saved for the backward pass", "workspace"} <= numbers.keys()
+    for job in (0, 1):
+        assert sum(part[job] for part in numbers.values()) == pytest.approx(predicted[job], abs=0.4)
+        assert ratio[job] == pytest.approx(predicted[job] / measured[job], abs=0.02)
+
+
+def test_measuring_without_predicting(diffkit):
+    done = diffkit("summary", "quickstart", "--measure")
+    assert (done.code, done.err) == (2, "Error: --measure: needs --memory\n")
+
+
 @pytest.mark.parametrize("command", ["summary", "fill", "validate"])
 def test_a_mistake(diffkit, command):
     done = diffkit(command, "quickstart", "seed=-1")
