@@ -40,11 +40,19 @@ TIMES = 3
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
+MACHINE = Path("/proc/meminfo")
 
 
 def can_measure(device: torch.device) -> bool:
     """Return whether memory can be measured there."""
     return device.type == "cuda" or (STATUS.exists() and os.access(CLEAR, os.W_OK))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that are free on a device; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return _kilobytes(MACHINE, "MemAvailable") if MACHINE.exists() else None
 
 
 def peak_memory(
@@ -212,6 +220,10 @@ def _most(device: torch.device) -> int:
 
 
 def _status(name: str) -> int:
+    return _kilobytes(STATUS, name)
+
+
+def _kilobytes(file: Path, name: str) -> int:
     """Return one of the numbers that Linux gives in kB, in bytes."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    line = next(line for line in file.read_text().splitlines() if line.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])

@@ -69,7 +69,9 @@ def predict_training(recipe: Recipe, data: DataInfo, device: torch.device) -> Pe
         device: Where it would be trained. There must be such a device, of which nothing is used.
     """
     with _without_memory():
-        run = training_run(uncompiled(recipe), data, device)
+        device = _numbered(device)
+        with device:  # tensors without memory cannot be moved there, so they begin there
+            run = training_run(uncompiled(recipe), data, device)
         with LiveBytes(asides_on(device)) as live:
             live.name(PARAMETERS, _tensors(run.model))
             live.name(AVERAGES, (t for state in run.ema.state_dicts().values() for t in state.values()))
@@ -93,7 +95,9 @@ def predict_sampling(recipe: Recipe, data: DataInfo, device: torch.device) -> Pe
     The second network or the classifier of a guidance that has one is not counted.
     """
     with _without_memory():
-        network = build_network(recipe, data, device)
+        device = _numbered(device)
+        with device:
+            network = build_network(recipe, data, device)
         walk = sampling_walk(recipe, data, network, device)
         with LiveBytes(asides_on(device)) as live:
             live.name(PARAMETERS, _tensors(network))
@@ -116,6 +120,11 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten._local_scalar_dense.default:
             return False if args[0].dtype == torch.bool else 1
         return func(*args, **(kwargs or {}))
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """Return a device as tensors name it: that of ``cuda`` is ``cuda:0``, or whichever is in use."""
+    return torch.empty(0, device=device).device
 
 
 def _tensors(network: nn.Module) -> Iterator[Tensor]:

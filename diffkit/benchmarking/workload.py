@@ -33,10 +33,11 @@ FEW = 6
 
 def random_images(data: DataInfo, device: torch.device | str = "cpu") -> InMemory:
     """Return random pixels, labels and vectors of a data set's sizes, whose files need not be there."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (IMAGES, *data.shape), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(len(data.classes), (IMAGES,), generator=generator) if data.classes else None
-    vectors = torch.randn(IMAGES, data.vector, generator=generator) if data.vector else None
+    generator, classes = torch.Generator().manual_seed(0), len(data.classes)
+    with torch.device("cpu"):
+        pixels = torch.randint(256, (IMAGES, *data.shape), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(classes, (IMAGES,), generator=generator) if classes else None
+        vectors = torch.randn(IMAGES, data.vector, generator=generator) if data.vector else None
     return InMemory(pixels, labels, vectors).to(device)
 
 

@@ -47,13 +47,15 @@ def command(
     data = chosen.data.info()
     summary = summarize(build_on_meta(chosen), data, ports_of(chosen, data))
     tables = [as_table(summary, chosen.name)]
+    too_much = None
     if memory:
-        from diffkit.benchmarking.memory import allocated_memory
+        from diffkit.benchmarking.memory import allocated_memory, free_memory
         from diffkit.benchmarking.prediction import predict
 
         where = pick_device(device)
         peaks = predict(chosen, data, where)
-        found = allocated_memory(chosen, where, plugin or ()) if measure else {}
+        too_much = _too_much(peaks, free_memory(where)) if measure else None
+        found = allocated_memory(chosen, where, plugin or ()) if measure and too_much is None else {}
         part = chosen.train.device_batch_size or chosen.train.batch_size
         title = f"memory at most, {where.type}: training {part} and sampling {chosen.sample.batch_size} images at once"
         tables.append(memory_table(peaks, found, title))
@@ -63,6 +65,8 @@ def command(
         console.width = max(console.measure(table, options=wide).maximum for table in tables)
     for table in tables:
         console.print(table)
+    if too_much is not None:
+        raise UserError(too_much)
 
 
 def as_table(summary: Summary, title: str) -> Table:
@@ -99,6 +103,19 @@ def memory_table(peaks: dict[Job, Peak], measured: dict[Job, int], title: str) -
         table.add_row("measured", *(_mib(measured[job]) for job in peaks))
         table.add_row("predicted / measured", *(f"{peak.total / measured[job]:.2f}" for job, peak in peaks.items()))
     return table
+
+
+LIMITS: dict[Job, str] = {"training": "train.device_batch_size", "sampling": "sample.batch_size"}
+"""The setting that says how many images there are at once."""
+
+
+def _too_much(peaks: dict[Job, Peak], free: int | None) -> str | None:
+    """Say why memory is not measured: the machine would kill a process, and perhaps another one than this."""
+    for job, peak in peaks.items():
+        if free is not None and peak.total > free:
+            needed = f"{job} needs {_mib(peak.total)} MiB, and {_mib(free)} MiB are free"
+            return f"--measure: {needed}: lower {LIMITS[job]}"
+    return None
 
 
 def _mib(size: int) -> str:

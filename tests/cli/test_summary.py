@@ -36,6 +36,16 @@ def test_memory(diffkit):
         assert ratio[job] == pytest.approx(predicted[job] / measured[job], abs=0.02)
 
 
+def test_what_does_not_fit_is_predicted_and_not_measured(diffkit, monkeypatch):
+    monkeypatch.setattr("diffkit.benchmarking.memory.free_memory", lambda device: 30 * 2**20)
+    done = diffkit("summary", "quickstart", "--memory", "--measure", "--device", "cpu")
+    assert done.code == 2
+    (needed,) = re.findall(r"^ *predicted +([\d.]+)", done.out, re.MULTILINE)
+    assert "measured" not in done.out
+    message = f"--measure: training needs {needed} MiB, and 30.0 MiB are free: lower train.device_batch_size"
+    assert done.err == f"Error: {message}\n"
+
+
 def test_measuring_without_predicting(diffkit):
     done = diffkit("summary", "quickstart", "--measure")
     assert (done.code, done.err) == (2, "Error: --measure: needs --memory\n")
